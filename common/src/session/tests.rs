@@ -1,0 +1,161 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const RTT: Duration = Duration::from_millis(20);
+
+#[test]
+fn sender_stops_at_the_limit_and_goes_on_with_new_credit() {
+    let mut sender = Sender::new(10);
+    sender.push(Bytes::from_static(b"0123456789"));
+    assert_eq!(sender.room(), 0);
+    assert_eq!(sender.unsent().as_deref(), Some(&b"0123456789"[..]));
+    sender.advance(4);
+    assert_eq!(sender.unsent().as_deref(), Some(&b"456789"[..]));
+    sender.advance(6);
+    assert_eq!(sender.unsent(), None);
+    sender.acknowledge(7, 30, false).unwrap();
+    assert_eq!((sender.room(), sender.held(), sender.in_flight()), (20, 3, 3));
+}
+
+#[test]
+fn end_is_due_once_and_after_the_last_byte() {
+    let mut sender = Sender::new(10);
+    sender.push(Bytes::from_static(b"abc"));
+    sender.finish();
+    assert!(!sender.end_due());
+    sender.advance(3);
+    assert!(sender.end_due());
+    sender.end_sent();
+    assert!(!sender.end_due());
+    sender.acknowledge(3, 10, true).unwrap();
+    assert!(sender.is_done());
+}
+
+#[test]
+fn sender_refuses_reports_of_what_was_never_sent() {
+    let mut sender = Sender::new(10);
+    sender.push(Bytes::from_static(b"abc"));
+    let beyond = sender.acknowledge(1, 10, false);
+    assert_eq!(beyond, Err(Violation::TakenBeyondSent { taken: 1, sent: 0 }));
+    sender.advance(3);
+    assert_eq!(sender.acknowledge(3, 10, true), Err(Violation::EndBeforeEnd));
+    assert!(sender.rewind(4).is_err());
+}
+
+#[test]
+fn rewound_sender_repeats_what_was_not_taken_and_its_end() {
+    let mut sender = Sender::new(100);
+    sender.push(Bytes::from_static(b"hello "));
+    sender.push(Bytes::from_static(b"world"));
+    sender.finish();
+    sender.advance(11);
+    sender.end_sent();
+    sender.rewind(2).unwrap();
+    assert_eq!(sender.unsent().as_deref(), Some(&b"llo "[..]));
+    sender.advance(4);
+    assert_eq!(sender.unsent().as_deref(), Some(&b"world"[..]));
+    sender.advance(5);
+    assert!(sender.end_due());
+}
+
+#[test]
+fn receiver_skips_what_it_has_and_refuses_a_hole() {
+    let mut receiver = Receiver::default();
+    receiver.take(10, Instant::now(), RTT).unwrap();
+    receiver.resume(4).unwrap();
+    assert_eq!(receiver.skip(), 6);
+    receiver.skipped(6);
+    assert_eq!(receiver.skip(), 0);
+    assert_eq!(receiver.resume(11), Err(Violation::Hole { offset: 11, received: 10 }));
+}
+
+#[test]
+fn receiver_refuses_bytes_beyond_the_credit() {
+    let mut receiver = Receiver::default();
+    let count = usize::try_from(INITIAL_WINDOW).unwrap() + 1;
+    assert!(receiver.take(count, Instant::now(), RTT).is_err());
+}
+
+#[test]
+fn window_doubles_for_a_fast_reader_and_stays_for_a_slow_one() {
+    let (start, half) = (Instant::now(), usize::try_from(INITIAL_WINDOW / 2).unwrap());
+    let mut fast = Receiver::default();
+    fast.take(half, start, RTT).unwrap();
+    assert!(fast.report_urgent());
+    assert_eq!(fast.report(), (INITIAL_WINDOW / 2, INITIAL_WINDOW / 2 + 2 * INITIAL_WINDOW, false));
+    let mut slow = Receiver::default();
+    slow.take(1, start, RTT).unwrap();
+    slow.take(half - 1, start + Duration::from_secs(1), RTT).unwrap();
+    assert_eq!(slow.report(), (INITIAL_WINDOW / 2, INITIAL_WINDOW / 2 + INITIAL_WINDOW, false));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Push(usize),
+    Carry(usize),
+    Take(usize),
+    Report,
+    Break,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        (1..40_000_usize).prop_map(Step::Push),
+        (1..40_000_usize).prop_map(Step::Carry),
+        (1..40_000_usize).prop_map(Step::Take),
+        Just(Step::Report),
+        Just(Step::Break),
+    ];
+    prop::collection::vec(step, 1..300)
+}
+
+proptest! {
+    /// A sender and a receiver joined by a stream that may be replaced at any moment, with reports
+    /// that may be lost with it.
+    #[test]
+    fn delivered_bytes_are_an_exact_prefix(steps in steps()) {
+        let byte = |at: u64| (at % 251) as u8;
+        let (mut sender, mut receiver) = (Sender::new(INITIAL_WINDOW), Receiver::default());
+        let (mut stream, mut now) = (VecDeque::new(), Instant::now());
+        for step in steps {
+            now += Duration::from_millis(1);
+            match step {
+                Step::Push(count) => {
+                    let count = count.min(sender.room());
+                    let from = sender.total();
+                    sender.push((from..from + count as u64).map(byte).collect());
+                }
+                Step::Carry(count) => {
+                    if let Some(chunk) = sender.unsent() {
+                        let count = count.min(chunk.len());
+                        stream.extend(chunk[..count].iter().copied());
+                        sender.advance(count);
+                    }
+                }
+                Step::Take(count) => {
+                    let skip = receiver.skip().min(stream.len());
+                    stream.drain(..skip);
+                    receiver.skipped(skip);
+                    let count = count.min(stream.len());
+                    for got in stream.drain(..count) {
+                        prop_assert_eq!(got, byte(receiver.taken()));
+                        receiver.take(1, now, RTT).unwrap();
+                    }
+                }
+                Step::Report => {
+                    let (taken, limit, fin) = receiver.report();
+                    sender.acknowledge(taken, limit, fin).unwrap();
+                }
+                Step::Break => {
+                    stream.clear();
+                    let offset = sender.taken();
+                    sender.rewind(offset).unwrap();
+                    receiver.resume(offset).unwrap();
+                }
+            }
+            prop_assert!(sender.held() <= MAX_WINDOW);
+            prop_assert!(receiver.taken() <= sender.total());
+        }
+    }
+}

@@ -1,0 +1,134 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn control_frames() -> Vec<Control> {
+    let session = SessionId([7; 16]);
+    vec![
+        Control::Hello { version: VERSION, capabilities: 0 },
+        Control::Enrol { token: [9; 16] },
+        Control::Attach { session: None, epoch: 1 },
+        Control::Attach { session: Some(session), epoch: 300 },
+        Control::Attached { session, epoch: 2, hold: 86_400, flows: 20_000 },
+        Control::Enrolled { name: "laptop".into() },
+        Control::Denied { reason: Denial::Revoked },
+        Control::Taken(vec![
+            Taken { flow: WireFlow(1), offset: 70_000, limit: 140_000, fin: false },
+            Taken { flow: WireFlow(2), offset: 5, limit: 5, fin: true },
+        ]),
+        Control::PreferPath { path: 3 },
+        Control::Drain,
+        Control::Park,
+    ]
+}
+
+#[test]
+fn control_frames_come_back_as_they_went_even_byte_by_byte() {
+    let mut sent = BytesMut::new();
+    control_frames().iter().for_each(|frame| encode_control(frame, &mut sent));
+    let (mut input, mut received) = (BytesMut::new(), Vec::new());
+    for byte in sent {
+        input.put_u8(byte);
+        while let Some(frame) = decode_control(&mut input).unwrap() {
+            received.push(frame);
+        }
+    }
+    assert_eq!(received, control_frames());
+    assert!(input.is_empty());
+}
+
+#[test]
+fn flow_headers_and_answers_come_back_as_they_went() {
+    let headers = [
+        FlowHeader::Open {
+            flow: WireFlow(4),
+            destination: "[2001:db8::1]:443".parse().unwrap(),
+            limit: 65_536,
+        },
+        FlowHeader::Open {
+            flow: WireFlow(5),
+            destination: "192.0.2.1:22".parse().unwrap(),
+            limit: 1,
+        },
+        FlowHeader::Resume {
+            flow: WireFlow(6),
+            epoch: 2,
+            taken: 10,
+            fin_taken: true,
+            offset: 3,
+            limit: 99,
+        },
+    ];
+    for header in headers {
+        let mut bytes = BytesMut::new();
+        encode_header(&header, &mut bytes);
+        bytes.put_slice(b"data");
+        assert_eq!(decode_header(&mut bytes), Ok(Some(header)));
+        assert_eq!(&bytes[..], b"data");
+    }
+    let answers = [
+        FlowAnswer::Opened { limit: 65_536 },
+        FlowAnswer::Refused { reason: RefuseReason::Denied },
+        FlowAnswer::Resumed { taken: 1, fin_taken: false, offset: 2, limit: 3 },
+        FlowAnswer::NeverSeen,
+        FlowAnswer::Gone,
+    ];
+    for answer in answers {
+        let mut bytes = BytesMut::new();
+        encode_answer(&answer, &mut bytes);
+        assert_eq!(decode_answer(&mut bytes), Ok(Some(answer)));
+    }
+}
+
+#[test]
+fn wire_bytes_are_stable() {
+    let mut bytes = BytesMut::new();
+    encode_control(&Control::Hello { version: 1, capabilities: 0 }, &mut bytes);
+    let destination = "192.0.2.1:443".parse().unwrap();
+    encode_header(&FlowHeader::Open { flow: WireFlow(1), destination, limit: 65_536 }, &mut bytes);
+    encode_answer(&FlowAnswer::Refused { reason: RefuseReason::Refused }, &mut bytes);
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, "00020100200c018001000004c000020101bb260100");
+}
+
+#[test]
+fn unknown_optional_frames_are_skipped_and_required_ones_refused() {
+    let mut bytes = BytesMut::new();
+    put_frame(0x7f, b"whatever", &mut bytes);
+    encode_control(&Control::Park, &mut bytes);
+    assert_eq!(decode_control(&mut bytes), Ok(Some(Control::Park)));
+    put_frame(0x7e, b"whatever", &mut bytes);
+    assert_eq!(decode_control(&mut bytes), Err(WireError::UnknownFrame(0x7e)));
+}
+
+#[test]
+fn oversized_and_malformed_frames_are_refused() {
+    let mut bytes = BytesMut::new();
+    encode_varint(kind::TAKEN, &mut bytes);
+    encode_varint(1 << 40, &mut bytes);
+    assert!(matches!(decode_control(&mut bytes), Err(WireError::TooLarge { .. })));
+    let mut bytes = BytesMut::new();
+    put_frame(kind::PARK, b"x", &mut bytes);
+    assert_eq!(decode_control(&mut bytes), Err(WireError::Malformed(kind::PARK)));
+    let mut bytes = BytesMut::new();
+    put_frame(kind::OPEN, &[1, 1, 5, 0, 0], &mut bytes);
+    assert_eq!(decode_header(&mut bytes), Err(WireError::Malformed(kind::OPEN)));
+}
+
+proptest! {
+    #[test]
+    fn varints_come_back_as_they_went(value in 0..=MAX_VARINT) {
+        let mut bytes = BytesMut::new();
+        encode_varint(value, &mut bytes);
+        prop_assert_eq!(decode_varint(&mut bytes), Some(value));
+        prop_assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn any_bytes_are_decoded_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut control = BytesMut::from(&bytes[..]);
+        while let Ok(Some(_)) = decode_control(&mut control) {}
+        let _ = decode_header(&mut BytesMut::from(&bytes[..]));
+        let _ = decode_answer(&mut BytesMut::from(&bytes[..]));
+    }
+}
