@@ -1,0 +1,63 @@
+//! The keys of a configuration file as data, and the files written from them.
+
+/// One key of the configuration `C`.
+pub(super) struct Key<C> {
+    /// The table it is in; empty for the top of the file.
+    pub(super) section: &'static str,
+    pub(super) name: &'static str,
+    /// The default as TOML; `None` for a key the file must have.
+    pub(super) default: Option<&'static str>,
+    /// Shown in the sample where there is no default.
+    pub(super) example: &'static str,
+    /// What it does, with its unit and range. One line of the sample per line.
+    pub(super) comment: &'static str,
+    /// The value in a configuration, as TOML.
+    pub(super) show: fn(&C) -> String,
+}
+
+impl<C> Key<C> {
+    /// `section.name`, or the bare name at the top.
+    pub(super) fn path(&self) -> String {
+        if self.section.is_empty() {
+            self.name.to_owned()
+        } else {
+            format!("{}.{}", self.section, self.name)
+        }
+    }
+}
+
+/// The whole file: keys that differ from their default are set, the others stand as comments.
+pub(super) fn write<C>(title: &str, keys: &[Key<C>], config: Option<&C>) -> String {
+    let mut text = format!("# {title}\n");
+    let mut section = "";
+    for key in keys {
+        if key.section != section {
+            section = key.section;
+            text.push_str(&format!("\n[{section}]"));
+        }
+        text.push('\n');
+        for line in key.comment.lines() {
+            text.push_str(&format!("# {line}\n"));
+        }
+        let name = key.name;
+        let line = match (config.map(key.show), key.default) {
+            (Some(value), Some(default)) if value == default => format!("#{name} = {default}\n"),
+            (Some(value), _) => format!("{name} = {value}\n"),
+            (None, Some(default)) => format!("{name} = {default}\n"),
+            (None, None) => format!("{name} = {}\n", key.example),
+        };
+        text.push_str(&line);
+    }
+    text
+}
+
+/// A value as a TOML string. Only for texts of our own types, which need no escapes.
+pub(super) fn quoted(value: &impl ToString) -> String {
+    format!("\"{}\"", value.to_string().escape_default())
+}
+
+/// Values as a TOML array of strings.
+pub(super) fn list<T: ToString>(values: &[T]) -> String {
+    let items: Vec<String> = values.iter().map(quoted).collect();
+    format!("[{}]", items.join(", "))
+}
