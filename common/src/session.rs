@@ -72,6 +72,8 @@ pub struct Sender {
     sent: u64,
     /// Offset up to which any stream was ever given the bytes: what the peer may have taken.
     reached: u64,
+    /// What the receiver has reported; ahead of `taken` while a new stream still repeats it.
+    acknowledged: u64,
     limit: u64,
     finished: bool,
     fin_sent: bool,
@@ -127,6 +129,7 @@ impl Sender {
     pub fn advance(&mut self, count: usize) {
         self.sent = (self.sent + count as u64).min(self.end);
         self.reached = self.reached.max(self.sent);
+        self.forget(self.acknowledged.min(self.sent));
     }
 
     /// Whether the current stream has been given everything and must now be finished.
@@ -149,7 +152,9 @@ impl Sender {
         if fin && !(self.fin_reached && taken == self.end) {
             return Err(Violation::EndBeforeEnd);
         }
-        self.forget(taken);
+        self.acknowledged = self.acknowledged.max(taken);
+        // The bytes of a stream have no holes: what it has yet to repeat cannot be forgotten.
+        self.forget(taken.min(self.sent));
         self.limit = self.limit.max(limit);
         self.fin_taken |= fin;
         Ok(())
@@ -162,6 +167,7 @@ impl Sender {
     /// [`Violation`] when the peer claims to have taken what was never sent.
     pub fn rewind(&mut self, offset: u64) -> Result<(), Violation> {
         self.check_reached(offset)?;
+        self.sent = self.sent.max(offset);
         self.forget(offset);
         self.sent = self.taken;
         self.fin_sent = self.fin_taken;
@@ -187,7 +193,6 @@ impl Sender {
             }
             self.taken += drop;
         }
-        self.sent = self.sent.max(self.taken);
     }
 
     /// Bytes handed to the current stream but not reported taken.
