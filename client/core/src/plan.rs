@@ -1,0 +1,346 @@
+//! Which packets of this host go to the TUN, as routing rules and routes in one ordered value.
+//!
+//! Promises:
+//! - only *new* TCP connections of this host are captured: a connecting socket has no source
+//!   address yet, an established or listening one has;
+//! - UDP, forwarded packets and whatever the main table routes more specifically than by a
+//!   default route stay as they are;
+//! - a plan is a value: computing it twice gives equal plans, and [`diff`] of equal plans is
+//!   empty.
+//!
+//! How a packet is judged, by rule priority (every rule carries `iif lo`: sent by this host):
+//!
+//! | priority | matches | decision |
+//! |---|---|---|
+//! | 5400 | our mark | main table: carrier packets never enter the TUN |
+//! | 5402 | from the TUN's address | our table: flows captured earlier |
+//! | 5403 | from the TUN's address | unreachable: never leaks when the TUN is gone |
+//! | 5410 | IPv6 TCP from an address of the host | on to 5420: a socket that is already bound |
+//! | 5412 | new TCP | main table, without its default routes: the local network |
+//! | 5414 | new TCP | our table: captured, unless a `throw` route says otherwise |
+//! | 5420 | IPv6 only | nothing: where 5410 lands, so rules of others still apply |
+//!
+//! In IPv4 "new" is `from 0.0.0.0/32`. IPv6 rules cannot match the unspecified source, which is
+//! why bound sockets are let go by name in 5410.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use whimbrel_common::cidr::Cidr;
+
+/// The routing table of captured traffic.
+pub const TABLE: u32 = 5211;
+
+/// The kernel's main table (`RT_TABLE_MAIN`).
+pub const MAIN_TABLE: u32 = 254;
+
+/// The originator number that marks our rules and routes (`RTA_PROTOCOL`, `FRA_PROTOCOL`);
+/// unassigned in iproute2's `rt_protos`.
+pub const PROTOCOL: u8 = 57;
+
+/// The priorities our rules use: after Tailscale's (5210-5270), before wg-quick's (32764 and up).
+pub const PRIORITIES: RangeInclusive<u32> = 5400..=5420;
+
+const CARRIER: u32 = 5400;
+const CAPTURED: u32 = 5402;
+const CAPTURED_STOP: u32 = 5403;
+const BOUND: u32 = 5410;
+const LOCAL_NETWORK: u32 = 5412;
+const CAPTURE: u32 = 5414;
+const PAST_CAPTURE: u32 = 5420;
+
+/// What a plan is computed from.
+#[derive(Clone, Debug)]
+pub struct CaptureInputs<'a> {
+    /// The TUN's interface index.
+    pub tun_index: u32,
+    /// The TUN's IPv4 address; `None` leaves IPv4 alone.
+    pub tun_v4: Option<Ipv4Addr>,
+    /// The TUN's IPv6 address; `None` leaves IPv6 alone.
+    pub tun_v6: Option<Ipv6Addr>,
+    /// Destinations to capture. The longest prefix of `include` and `exclude` wins.
+    pub include: &'a [Cidr],
+    /// Destinations to leave alone; wins over an equal prefix in `include`.
+    pub exclude: &'a [Cidr],
+    /// Every IPv6 address of the host; the TUN's own may be among them.
+    pub own_v6_addresses: &'a [Ipv6Addr],
+    /// The mark on the carrier's sockets (`SO_MARK`).
+    pub mark: u32,
+    /// The routing table to fill, usually [`TABLE`].
+    pub table: u32,
+    /// New connections go direct; captured ones stay captured.
+    pub paused: bool,
+}
+
+/// An address family.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of `address`.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// A route in our table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Route {
+    /// Where packets go to.
+    pub destination: Cidr,
+    /// What happens to them.
+    pub target: Target,
+    /// The table the route is in.
+    pub table: u32,
+}
+
+/// What a route does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Target {
+    /// Leave the table: the rules that follow decide.
+    Throw,
+    /// Send through the interface with this index.
+    Device(u32),
+}
+
+/// A routing rule. Every rule carries `iif lo`: it applies to packets this host sends, never to
+/// packets it forwards.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Rule {
+    /// Which family's rules it is among.
+    pub family: Family,
+    /// Lower goes first.
+    pub priority: u32,
+    /// Matches this mark only.
+    pub mark: Option<u32>,
+    /// Matches these source addresses only.
+    pub from: Option<Cidr>,
+    /// Matches TCP only.
+    pub tcp: bool,
+    /// What happens to a match.
+    pub action: Action,
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Action {
+    /// Look the destination up in a table; without an answer there, the next rule decides.
+    Lookup(u32),
+    /// The same, ignoring default routes (`suppress_prefixlength 0`).
+    LookupSpecific(u32),
+    /// Continue at the rule with this priority.
+    Goto(u32),
+    /// Refuse with "network unreachable".
+    Unreachable,
+    /// Continue with the next rule.
+    Nop,
+}
+
+/// The rules and routes capture wants on this host, sorted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Plan {
+    routes: Vec<Route>,
+    rules: Vec<Rule>,
+}
+
+impl Plan {
+    /// The plan for `inputs`. A family without a TUN address, or without anything included,
+    /// gets no rule and no route.
+    #[must_use]
+    pub fn new(inputs: &CaptureInputs<'_>) -> Self {
+        let routes = routes(inputs);
+        let mut rules = Vec::new();
+        if let Some(address) = inputs.tun_v4.filter(|_| captures(&routes, Family::V4)) {
+            family_rules(inputs, address.into(), &mut rules);
+        }
+        if let Some(address) = inputs.tun_v6.filter(|_| captures(&routes, Family::V6)) {
+            family_rules(inputs, address.into(), &mut rules);
+        }
+        Self::of(routes, rules)
+    }
+
+    /// A plan of exactly these parts, such as what a host has.
+    #[must_use]
+    pub fn of(mut routes: Vec<Route>, mut rules: Vec<Rule>) -> Self {
+        routes.sort_unstable();
+        routes.dedup();
+        rules.sort_unstable();
+        rules.dedup();
+        Self { routes, rules }
+    }
+
+    /// The routes, sorted by destination.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// The rules, sorted by family and priority.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// Whether there is neither a rule nor a route.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty() && self.rules.is_empty()
+    }
+}
+
+/// One step from a plan to another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Take a rule away.
+    RemoveRule(Rule),
+    /// Put a route in, in place of any route to the same destination.
+    PutRoute(Route),
+    /// Take a route away.
+    RemoveRoute(Route),
+    /// Put a rule in.
+    AddRule(Rule),
+}
+
+/// The steps that turn `current` into `desired`, in an order in which no packet is captured that
+/// neither plan captures: what exempts comes before and goes after what captures.
+#[must_use]
+pub fn diff(current: &Plan, desired: &Plan) -> Vec<Change> {
+    let missing = |rule: &&Rule| !current.rules.contains(rule);
+    let stale = |rule: &&Rule| !desired.rules.contains(rule);
+    let mut removed: Vec<Rule> = current.rules.iter().filter(stale).copied().collect();
+    removed.sort_unstable_by_key(|rule| (rule.action == Action::Nop, Reverse(*rule)));
+    let mut added: Vec<Rule> = desired.rules.iter().filter(missing).copied().collect();
+    added.sort_unstable_by_key(|rule| (rule.action != Action::Nop, *rule));
+
+    let mut put: Vec<Route> =
+        desired.routes.iter().filter(|route| !current.routes.contains(route)).copied().collect();
+    put.sort_unstable_by_key(|route| route.target);
+    let kept = |gone: &Route| {
+        desired.routes.iter().any(|r| (r.table, r.destination) == (gone.table, gone.destination))
+    };
+    let mut dropped: Vec<Route> =
+        current.routes.iter().filter(|route| !kept(route)).copied().collect();
+    dropped.sort_unstable_by_key(|route| Reverse(route.target));
+
+    let removed = removed.into_iter().map(Change::RemoveRule);
+    let put = put.into_iter().map(Change::PutRoute);
+    let dropped = dropped.into_iter().map(Change::RemoveRoute);
+    removed.chain(put).chain(dropped).chain(added.into_iter().map(Change::AddRule)).collect()
+}
+
+fn routes(inputs: &CaptureInputs<'_>) -> Vec<Route> {
+    let wanted = |range: &&Cidr| match Family::of(range.address()) {
+        Family::V4 => inputs.tun_v4.is_some(),
+        Family::V6 => inputs.tun_v6.is_some(),
+    };
+    let included = inputs.include.iter().map(|range| (range, Target::Device(inputs.tun_index)));
+    let excluded = inputs.exclude.iter().map(|range| (range, Target::Throw));
+    let targets: BTreeMap<Cidr, Target> = included
+        .chain(excluded)
+        .filter(|(range, _)| wanted(range))
+        .map(|(range, target)| (*range, target))
+        .collect();
+    targets
+        .into_iter()
+        .map(|(destination, target)| Route { destination, target, table: inputs.table })
+        .collect()
+}
+
+fn captures(routes: &[Route], family: Family) -> bool {
+    routes.iter().any(|route| {
+        Family::of(route.destination.address()) == family
+            && matches!(route.target, Target::Device(_))
+    })
+}
+
+fn family_rules(inputs: &CaptureInputs<'_>, tun: IpAddr, rules: &mut Vec<Rule>) {
+    let family = Family::of(tun);
+    let table = inputs.table;
+    let rule =
+        |priority, action| Rule { family, priority, mark: None, from: None, tcp: false, action };
+    let captured = Some(Cidr::host(tun));
+    rules.push(Rule { mark: Some(inputs.mark), ..rule(CARRIER, Action::Lookup(MAIN_TABLE)) });
+    rules.push(Rule { from: captured, ..rule(CAPTURED, Action::Lookup(table)) });
+    rules.push(Rule { from: captured, ..rule(CAPTURED_STOP, Action::Unreachable) });
+    if inputs.paused {
+        return;
+    }
+    let new = match family {
+        Family::V4 => Some(Cidr::host(Ipv4Addr::UNSPECIFIED.into())),
+        Family::V6 => {
+            let bound = inputs.own_v6_addresses.iter().filter(|own| IpAddr::V6(**own) != tun);
+            rules.extend(bound.map(|own| Rule {
+                from: Some(Cidr::host((*own).into())),
+                tcp: true,
+                ..rule(BOUND, Action::Goto(PAST_CAPTURE))
+            }));
+            rules.push(rule(PAST_CAPTURE, Action::Nop));
+            None
+        }
+    };
+    let local = rule(LOCAL_NETWORK, Action::LookupSpecific(MAIN_TABLE));
+    rules.push(Rule { from: new, tcp: true, ..local });
+    rules.push(Rule { from: new, tcp: true, ..rule(CAPTURE, Action::Lookup(table)) });
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.target {
+            Target::Throw => write!(f, "route throw {} table {}", self.destination, self.table),
+            Target::Device(index) => {
+                write!(f, "route {} dev #{index} table {}", self.destination, self.table)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.family == Family::V6 {
+            f.write_str("IPv6 ")?;
+        }
+        write!(f, "rule {}", self.priority)?;
+        if let Some(from) = self.from {
+            write!(f, " from {from}")?;
+        }
+        if let Some(mark) = self.mark {
+            write!(f, " fwmark {mark:#x}")?;
+        }
+        if self.tcp {
+            f.write_str(" ipproto tcp")?;
+        }
+        match self.action {
+            Action::Lookup(table) => write!(f, " lookup {table}"),
+            Action::LookupSpecific(table) => write!(f, " lookup {table} suppress_prefixlength 0"),
+            Action::Goto(priority) => write!(f, " goto {priority}"),
+            Action::Unreachable => f.write_str(" unreachable"),
+            Action::Nop => f.write_str(" nop"),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RemoveRule(rule) => write!(f, "removing {rule}"),
+            Self::PutRoute(route) => write!(f, "adding {route}"),
+            Self::RemoveRoute(route) => write!(f, "removing {route}"),
+            Self::AddRule(rule) => write!(f, "adding {rule}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
