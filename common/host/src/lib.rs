@@ -1,1 +1,11 @@
-//! See the module documentation.
+//! What both binaries need of their host: where files live, key and state files, the control
+//! socket, logging, exit codes.
+
+pub mod control;
+pub mod exit;
+pub mod files;
+pub mod layout;
+pub mod logging;
+pub mod random;
+
+pub use layout::{Layout, Role};

@@ -69,24 +69,22 @@ impl<'t> Raw<'t> {
         value: Spanned<DeValue<'t>>,
     ) -> Result<(), ConfigError> {
         let section = name.get_ref();
-        let is_section = self.is_section(section);
-        let span = value.span();
-        match value.into_inner() {
-            DeValue::Table(table) if is_section => {
-                for (name, value) in table {
-                    self.insert(format!("{section}.{}", name.get_ref()), name.span(), value)?;
-                }
-                Ok(())
+        if !self.is_section(section) {
+            if value.get_ref().is_table() && !self.defaults.contains_key(section.as_ref()) {
+                return Err(self.unknown(section, name.span(), "section"));
             }
-            DeValue::Table(_) if !self.defaults.contains_key(section.as_ref()) => {
-                Err(self.unknown(section, name.span(), "section"))
-            }
-            _ if is_section => Err(self.error(
+            return self.insert(section.to_string(), name.span(), value);
+        }
+        let DeValue::Table(table) = value.into_inner() else {
+            return Err(self.error(
                 Some(self.line(name.span())),
                 format!("{section} is a section: write [{section}] on a line of its own"),
-            )),
-            other => self.insert(section.to_string(), name.span(), Spanned::new(span, other)),
+            ));
+        };
+        for (name, value) in table {
+            self.insert(format!("{section}.{}", name.get_ref()), name.span(), value)?;
         }
+        Ok(())
     }
 
     fn insert(
