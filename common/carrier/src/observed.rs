@@ -1,0 +1,199 @@
+//! What a path's acknowledgements say about it.
+//!
+//! The engine's statistics do not tell when a path last made progress, and packets that arrive say
+//! nothing about the other direction. The congestion controller is told of every packet sent and
+//! acknowledged on its path, so the wrapper here sees both, whichever path an acknowledgement
+//! comes back on.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use noq_proto::RttEstimator;
+use noq_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
+
+/// The progress of one path, as its acknowledgements show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// When the oldest packet since the last acknowledgement was sent; `None` when nothing is
+    /// outstanding.
+    pub expecting_since: Option<Instant>,
+    /// When the last acknowledgement arrived.
+    pub last_ack: Option<Instant>,
+    /// When the newest packet acknowledged so far was sent.
+    pub newest_acked_sent: Option<Instant>,
+    /// Smoothed round trip (RFC 6298), the peer's acknowledgement delay included.
+    pub srtt: Duration,
+    /// Its mean deviation (RFC 6298).
+    pub rttvar: Duration,
+    /// Bytes acknowledged so far.
+    pub acked_bytes: u64,
+    /// Bytes deemed lost so far.
+    pub lost_bytes: u64,
+}
+
+/// Builds observed controllers of the kind `inner` builds.
+pub(crate) struct ObservedFactory {
+    pub(crate) inner: Arc<dyn ControllerFactory + Send + Sync>,
+    pub(crate) initial_rtt: Duration,
+}
+
+impl ControllerFactory for ObservedFactory {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        Box::new(Observed {
+            inner: Arc::clone(&self.inner).build(now, current_mtu),
+            progress: Progress {
+                expecting_since: None,
+                last_ack: None,
+                newest_acked_sent: None,
+                srtt: self.initial_rtt,
+                rttvar: self.initial_rtt / 2,
+                acked_bytes: 0,
+                lost_bytes: 0,
+            },
+            sampled: false,
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Observed {
+    inner: Box<dyn Controller>,
+    progress: Progress,
+    sampled: bool,
+}
+
+impl Observed {
+    /// The progress `controller` saw, if it is one of ours.
+    pub(crate) fn progress_of(controller: &dyn Controller) -> Option<Progress> {
+        let copy = controller.clone_box().into_any().downcast::<Self>().ok()?;
+        Some(copy.progress)
+    }
+
+    /// RFC 6298 §2.
+    fn sample(&mut self, rtt: Duration) {
+        let progress = &mut self.progress;
+        if self.sampled {
+            let deviation = progress.srtt.abs_diff(rtt);
+            progress.rttvar = (3 * progress.rttvar + deviation) / 4;
+            progress.srtt = (7 * progress.srtt + rtt) / 8;
+        } else {
+            progress.srtt = rtt;
+            progress.rttvar = rtt / 2;
+            self.sampled = true;
+        }
+    }
+}
+
+impl Controller for Observed {
+    fn on_sent(&mut self, now: Instant, bytes: u64, largest_pn: u64) {
+        self.inner.on_sent(now, bytes, largest_pn);
+    }
+
+    fn on_packet_sent(&mut self, now: Instant, bytes: u16, pn: u64) {
+        self.progress.expecting_since.get_or_insert(now);
+        self.inner.on_packet_sent(now, bytes, pn);
+    }
+
+    fn on_cwnd_limited(&mut self) {
+        self.inner.on_cwnd_limited();
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        pn: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        let progress = &mut self.progress;
+        progress.last_ack = Some(now);
+        progress.acked_bytes += bytes;
+        if progress.newest_acked_sent.is_none_or(|newest| sent > newest) {
+            progress.newest_acked_sent = Some(sent);
+        }
+        self.inner.on_ack(now, sent, bytes, pn, app_limited, rtt);
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        if self.progress.last_ack == Some(now) {
+            self.progress.expecting_since = (in_flight > 0).then_some(now);
+            if let Some(sent) = self.progress.newest_acked_sent {
+                self.sample(now.saturating_duration_since(sent));
+            }
+        }
+        self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent_congestion: bool,
+        is_ecn: bool,
+        lost_bytes: u64,
+        largest_lost_pn: u64,
+    ) {
+        self.progress.lost_bytes += lost_bytes;
+        self.inner.on_congestion_event(
+            now,
+            sent,
+            is_persistent_congestion,
+            is_ecn,
+            lost_bytes,
+            largest_lost_pn,
+        );
+    }
+
+    fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
+        self.inner.on_packet_lost(lost_bytes, pn, now);
+    }
+
+    fn on_spurious_congestion_event(&mut self) {
+        self.inner.on_spurious_congestion_event();
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.inner.on_mtu_update(new_mtu);
+    }
+
+    fn on_ack_frequency_update(
+        &mut self,
+        ack_eliciting_threshold: u64,
+        requested_max_ack_delay: Duration,
+    ) {
+        self.inner.on_ack_frequency_update(ack_eliciting_threshold, requested_max_ack_delay);
+    }
+
+    fn window(&self) -> u64 {
+        self.inner.window()
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.inner.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self {
+            inner: self.inner.clone_box(),
+            progress: self.progress,
+            sampled: self.sampled,
+        })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}

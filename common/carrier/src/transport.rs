@@ -1,0 +1,214 @@
+//! How the engine is set up at either end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use noq_proto::congestion::CubicConfig;
+use noq_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use noq_proto::{
+    ClientConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, InvalidCid,
+    MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
+};
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
+use whimbrel_common::cid::{self, ServerId};
+use whimbrel_common::identity::{PublicKey, SecretKey};
+
+use crate::credentials::{client_tls, gateway_tls};
+use crate::observed::ObservedFactory;
+
+/// Which end of a connection this process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Connects, and opens paths.
+    Client {
+        /// The one gateway key it accepts.
+        gateway: PublicKey,
+    },
+    /// Accepts connections.
+    Gateway {
+        /// What its connection IDs name.
+        server: ServerId,
+    },
+}
+
+/// This end's key and role.
+#[derive(Debug)]
+pub struct Identity {
+    /// The key it proves.
+    pub key: SecretKey,
+    /// Its role.
+    pub role: Role,
+}
+
+/// The key cannot be used for TLS.
+#[derive(Debug, thiserror::Error)]
+#[error("the key cannot be used for TLS: {0}")]
+pub struct IdentityError(String);
+
+/// What may be tuned without a change of protocol.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuning {
+    /// Paths of one connection at the same time, those being closed included.
+    pub paths: u32,
+    /// A connection without any packet for this long is dead.
+    pub idle_timeout: Duration,
+    /// Assumed round trip of a path before its first sample (RFC 9002 §6.2.2 says 333 ms; a lost
+    /// first packet of a new path costs three of these, and radio paths answer within 100 ms).
+    pub initial_rtt: Duration,
+    /// Bytes the engine buffers for sending: covers bandwidth × delay of the fastest path.
+    pub send_window: u64,
+    /// Largest UDP payload MTU discovery tries, in bytes: 1,500 less IPv6 and UDP headers.
+    pub mtu_limit: u16,
+    /// Datagrams one send call may carry with segmentation offload.
+    pub segments: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            paths: 8,
+            idle_timeout: Duration::from_secs(600),
+            initial_rtt: Duration::from_millis(100),
+            send_window: 16 * 1024 * 1024,
+            mtu_limit: 1452,
+            segments: 32,
+        }
+    }
+}
+
+/// What a stranger may send before it is admitted, on the connection in all, in bytes.
+const STRANGER_WINDOW: u32 = 4096;
+
+/// Our own credit bounds every flow, so the engine's window of a stream must never bind.
+const STREAM_WINDOW: u32 = 64 * 1024 * 1024;
+
+pub(crate) fn transport(tuning: &Tuning, role: &Role) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    let idle = VarInt::from_u64(u64::try_from(tuning.idle_timeout.as_millis()).unwrap_or(600_000))
+        .unwrap_or(VarInt::MAX);
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(tuning.mtu_limit);
+    transport
+        .max_concurrent_multipath_paths(tuning.paths)
+        // Each end would abandon on a timer of its own and could keep another last path than its
+        // peer: only our own decisions close a path.
+        .default_path_max_idle_timeout(None)
+        .max_idle_timeout(Some(idle.into()))
+        .initial_rtt(tuning.initial_rtt)
+        .send_window(tuning.send_window)
+        .stream_receive_window(STREAM_WINDOW.into())
+        .max_concurrent_uni_streams(0_u32.into())
+        .mtu_discovery_config(Some(mtu))
+        .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(Arc::new(ObservedFactory {
+            inner: Arc::new(CubicConfig::default()),
+            initial_rtt: tuning.initial_rtt,
+        }));
+    match role {
+        Role::Client { .. } => {
+            transport.max_concurrent_bidi_streams(0_u32.into()).receive_window(VarInt::MAX);
+        }
+        Role::Gateway { .. } => {
+            transport
+                .max_concurrent_bidi_streams(1_u32.into())
+                .receive_window(STRANGER_WINDOW.into());
+        }
+    }
+    transport
+}
+
+pub(crate) fn client_config(
+    key: &SecretKey,
+    gateway: PublicKey,
+    transport: Arc<TransportConfig>,
+) -> Result<ClientConfig, IdentityError> {
+    let tls = client_tls(key, gateway).map_err(|error| IdentityError(error.to_string()))?;
+    let crypto =
+        QuicClientConfig::try_from(tls).map_err(|error| IdentityError(error.to_string()))?;
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(transport);
+    config.initial_dst_cid_provider(Arc::new(|| ConnectionId::new(&cid::unroutable(random()))));
+    Ok(config)
+}
+
+pub(crate) fn server_config(
+    key: &SecretKey,
+    transport: Arc<TransportConfig>,
+) -> Result<ServerConfig, IdentityError> {
+    let tls = gateway_tls(key).map_err(|error| IdentityError(error.to_string()))?;
+    let crypto =
+        QuicServerConfig::try_from(tls).map_err(|error| IdentityError(error.to_string()))?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(transport);
+    Ok(config)
+}
+
+pub(crate) fn endpoint_config(identity: &Identity) -> EndpointConfig {
+    let mut config = EndpointConfig::new(reset_key(identity));
+    // A restarted gateway answers the first packet of every old connection with a stateless
+    // reset; at the engine's 20 ms a thousand clients would wait for seconds.
+    config.min_reset_interval(Duration::from_micros(100));
+    match identity.role {
+        Role::Client { .. } => {
+            config.cid_generator(Arc::new(|| Box::new(ClientCids)));
+        }
+        Role::Gateway { server } => {
+            config.cid_generator(Arc::new(move || Box::new(GatewayCids(server))));
+        }
+    }
+    config
+}
+
+/// Stateless resets are keyed by the identity, so they outlive the process (RFC 9000 §10.3.2).
+fn reset_key(identity: &Identity) -> Arc<hmac::Key> {
+    let master = hmac::Key::new(hmac::HMAC_SHA256, identity.key.seed());
+    let server = match identity.role {
+        Role::Client { .. } => [0, 0],
+        Role::Gateway { server } => [server.node, server.slot],
+    };
+    let derived = hmac::sign(&master, &[b"stateless reset".as_slice(), &server].concat());
+    Arc::new(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).expect("the system's random source works once it has");
+    bytes
+}
+
+struct ClientCids;
+
+impl ConnectionIdGenerator for ClientCids {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&random::<{ cid::CLIENT_CID }>())
+    }
+
+    fn cid_len(&self) -> usize {
+        cid::CLIENT_CID
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+struct GatewayCids(ServerId);
+
+impl ConnectionIdGenerator for GatewayCids {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&self.0.encode(random()))
+    }
+
+    fn validate(&self, cid: ConnectionId) -> Result<(), InvalidCid> {
+        if ServerId::decode(&cid) == Some(self.0) { Ok(()) } else { Err(InvalidCid) }
+    }
+
+    fn cid_len(&self) -> usize {
+        cid::GATEWAY_CID
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
