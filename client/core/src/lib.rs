@@ -1,1 +1,6 @@
 //! See the module documentation.
+
+pub mod engine;
+pub mod offload;
+pub mod packet;
+pub mod plan;

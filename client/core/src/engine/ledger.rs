@@ -1,0 +1,145 @@
+//! What has been said on the wire, as far as smoltcp keeps it to itself.
+//!
+//! Three facts are needed outside: the right edge of the window the
+//! application was given (a segment beyond it must not bring its FIN along),
+//! whether out-of-order bytes wait behind an empty receive queue (the pages of
+//! the ring must not be released then), and the numbers of a RST for a flow
+//! whose socket can no longer be asked.
+
+use crate::packet::{IPV4_HEADER, IPV6_HEADER, Numbers, Segment, TCP_HEADER, be16, be32, option};
+
+const WINDOW_SCALE: u8 = 3;
+const SYN: u8 = 0x02;
+const FIN: u8 = 0x01;
+
+/// smoltcp's MSS for a peer that states none (RFC 9293 §3.7.1, MUST-15).
+const DEFAULT_MSS: u16 = 536;
+/// smoltcp's lower bound, the same as Linux' `TCP_MIN_SND_MSS`.
+const MINIMUM_MSS: u16 = 48;
+/// What fits an IPv4 packet of 65535 bytes; an IPv6 one holds 20 bytes less.
+const MAXIMUM_MSS: u16 = 65495;
+
+#[derive(Debug, Clone)]
+pub(super) struct Ledger {
+    v4: bool,
+    mss: u16,
+    /// Shift of every window we send, from our SYN|ACK.
+    shift: u8,
+    /// Sequence number of the first byte of the receive ring.
+    base: u32,
+    /// Size of the receive ring, in bytes.
+    capacity: u32,
+    /// Right edge of the window as smoltcp accounts it, once one was sent.
+    edge: Option<u32>,
+    /// The end of the furthest byte that arrived.
+    furthest: u32,
+    /// The next sequence number of ours, and the last acknowledgment.
+    sent: Numbers,
+}
+
+/// What to do with a segment before smoltcp sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Take,
+    TakeWithoutFin,
+    Drop,
+}
+
+impl Ledger {
+    pub(super) fn new(syn: &Segment<'_>, capacity: usize) -> Self {
+        let mss = syn.mss().filter(|mss| *mss != 0).unwrap_or(DEFAULT_MSS);
+        let v4 = syn.source().is_ipv4();
+        let most = if v4 { MAXIMUM_MSS } else { MAXIMUM_MSS - 20 };
+        let base = syn.sequence().wrapping_add(1);
+        Self {
+            v4,
+            mss: mss.clamp(MINIMUM_MSS, most),
+            shift: 0,
+            base,
+            capacity: u32::try_from(capacity).unwrap_or(u32::MAX),
+            edge: None,
+            furthest: base,
+            sent: Numbers { sequence: 0, acknowledgment: Some(base) },
+        }
+    }
+
+    pub(super) fn is_ipv4(&self) -> bool {
+        self.v4
+    }
+
+    pub(super) fn mss(&self) -> u16 {
+        self.mss
+    }
+
+    /// The numbers of a RST the application accepts.
+    pub(super) fn numbers(&self) -> Numbers {
+        self.sent
+    }
+
+    /// The application's bytes left the receive ring.
+    pub(super) fn read(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).expect("a ring is at most 1 GiB");
+        self.base = self.base.wrapping_add(bytes);
+    }
+
+    /// Whether nothing waits out of order behind an empty receive queue.
+    pub(super) fn is_gapless(&self) -> bool {
+        !after(self.furthest, self.base)
+    }
+
+    /// smoltcp cuts a segment at the right edge it advertised, but takes its
+    /// FIN all the same and so would lose the bytes between: the edge can move
+    /// back by less than one unit of the window scale when a segment smaller
+    /// than that arrives. Such a FIN is left for the retransmission. And its
+    /// edge of the SYN|ACK is beyond the ring, because that window is not
+    /// scaled: what does not fit is dropped.
+    pub(super) fn judge(&mut self, segment: &Segment<'_>) -> Verdict {
+        let (Some(edge), payload) = (self.edge, segment.payload_len()) else {
+            return Verdict::Take;
+        };
+        if payload == 0 {
+            return Verdict::Take;
+        }
+        let start = segment.sequence();
+        let end = start.wrapping_add(u32::try_from(payload).expect("below 64 KiB"));
+        let limit = self.base.wrapping_add(self.capacity);
+        if after(end, limit) && after(edge, limit) {
+            return Verdict::Drop;
+        }
+        let taken = if after(end, edge) { edge } else { end };
+        if after(edge, start) && after(taken, self.furthest) {
+            self.furthest = taken;
+        }
+        if segment.finishes() && after(end, edge) { Verdict::TakeWithoutFin } else { Verdict::Take }
+    }
+
+    /// Takes note of a packet smoltcp has written.
+    pub(super) fn sent(&mut self, packet: &[u8]) {
+        let tcp = &packet[if self.v4 { IPV4_HEADER } else { IPV6_HEADER }..];
+        let header = usize::from(tcp[12] >> 4) * 4;
+        let flags = tcp[13];
+        if flags & SYN != 0 {
+            self.shift = option(&tcp[TCP_HEADER..header], WINDOW_SCALE)
+                .and_then(|value| value.first().copied())
+                .unwrap_or(0)
+                .min(14);
+        }
+        let controls = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        let payload = u32::try_from(tcp.len() - header).expect("below 64 KiB");
+        let next = be32(tcp, 4).wrapping_add(payload).wrapping_add(controls);
+        let first = self.edge.is_none();
+        if first || after(next, self.sent.sequence) {
+            self.sent.sequence = next;
+        }
+        let acknowledged = be32(tcp, 8);
+        self.sent.acknowledgment = Some(acknowledged);
+        let window = u32::from(be16(tcp, 14)) << self.shift;
+        self.edge = Some(acknowledged.wrapping_add(window));
+    }
+}
+
+/// Whether `a` comes after `b` in sequence space (RFC 9293 §3.4).
+fn after(a: u32, b: u32) -> bool {
+    let distance = a.wrapping_sub(b);
+    distance != 0 && distance < 1 << 31
+}
