@@ -101,15 +101,6 @@ pub enum Control {
     },
     /// Either: progress and credit of flows.
     Taken(Vec<Taken>),
-    /// Gateway: the path it wants data to be carried on.
-    PreferPath {
-        /// The engine's path id.
-        path: u64,
-    },
-    /// Gateway: it is about to stop; no new flows.
-    Drain,
-    /// Client: it is about to sleep; hold everything.
-    Park,
 }
 
 /// Why a gateway does not admit a client.
@@ -336,9 +327,6 @@ mod kind {
     pub(super) const ENROLLED: u64 = 0x08;
     pub(super) const DENIED: u64 = 0x0a;
     pub(super) const TAKEN: u64 = 0x0c;
-    pub(super) const PREFER_PATH: u64 = 0x0f;
-    pub(super) const DRAIN: u64 = 0x11;
-    pub(super) const PARK: u64 = 0x13;
     pub(super) const OPEN: u64 = 0x20;
     pub(super) const RESUME: u64 = 0x22;
     pub(super) const OPENED: u64 = 0x24;
@@ -390,12 +378,6 @@ pub fn encode_control(frame: &Control, out: &mut BytesMut) {
             }
             kind::TAKEN
         }
-        Control::PreferPath { path } => {
-            encode_varint(*path, &mut body);
-            kind::PREFER_PATH
-        }
-        Control::Drain => kind::DRAIN,
-        Control::Park => kind::PARK,
     };
     put_frame(kind, &body, out);
 }
@@ -445,9 +427,6 @@ fn control_body(kind: u64, body: BytesMut) -> Result<Control, WireError> {
             Control::Denied { reason: Denial::from_code(code).unwrap_or(Denial::Protocol) }
         }
         kind::TAKEN => Control::Taken(fields.taken()?),
-        kind::PREFER_PATH => Control::PreferPath { path: fields.varint()? },
-        kind::DRAIN => Control::Drain,
-        kind::PARK => Control::Park,
         unknown => return Err(WireError::UnknownFrame(unknown)),
     };
     fields.finish().map(|()| frame)
