@@ -608,6 +608,13 @@ impl Endpoint {
         }
     }
 
+    /// Keeps `path` as a backup.
+    pub fn back_up(&mut self, connection: Connection, path: Path) {
+        if let Some(slot) = self.slot(connection) {
+            let _ = slot.connection.set_path_status(path.id(), PathStatus::Backup);
+        }
+    }
+
     /// Sends something on `path` that the peer must acknowledge.
     pub fn ping(&mut self, connection: Connection, path: Path) {
         if let Some(slot) = self.slot(connection) {

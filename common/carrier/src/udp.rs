@@ -3,8 +3,11 @@
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::task::{Context, Poll};
 
 use noq_udp::{EcnCodepoint, RecvMeta, UdpSocketState};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::endpoint::Transmit;
 
@@ -107,5 +110,60 @@ impl AsFd for Port {
 impl AsRawFd for Port {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+}
+
+/// A [`Port`] that wakes a tokio task.
+#[derive(Debug)]
+pub struct AsyncPort {
+    port: AsyncFd<Port>,
+}
+
+impl AsyncPort {
+    /// Registers `port` with the current runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch it.
+    pub fn new(port: Port) -> io::Result<Self> {
+        Ok(Self { port: AsyncFd::with_interest(port, Interest::READABLE | Interest::WRITABLE)? })
+    }
+
+    /// Whether [`receive`](Self::receive) is worth a call; wakes the task once it is.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> bool {
+        matches!(self.port.poll_read_ready(cx), Poll::Ready(_))
+    }
+
+    /// Whether [`send`](Self::send) is worth a call; wakes the task once it is.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> bool {
+        matches!(self.port.poll_write_ready(cx), Poll::Ready(_))
+    }
+
+    /// See [`Port::receive`].
+    ///
+    /// # Errors
+    /// The socket's error, `WouldBlock` included.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Batch> {
+        self.port.try_io(Interest::READABLE, |port| port.receive(buffer))
+    }
+
+    /// See [`Port::send`].
+    ///
+    /// # Errors
+    /// The socket's error, `WouldBlock` included.
+    pub fn send(
+        &self,
+        transmit: &Transmit,
+        contents: &[u8],
+        source: Option<IpAddr>,
+    ) -> io::Result<()> {
+        self.port.try_io(Interest::WRITABLE, |port| port.send(transmit, contents, source))
+    }
+
+    /// See [`Port::local_address`].
+    ///
+    /// # Errors
+    /// The socket's error.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.port.get_ref().local_address()
     }
 }
