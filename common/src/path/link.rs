@@ -1,0 +1,184 @@
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::{Config, Evidence, PathKey, State};
+
+/// How many acknowledgements make a rhythm.
+const RHYTHM: u32 = 5;
+
+/// One link and the path on it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) name: String,
+    pub(super) rank: u32,
+    pub(super) metered: bool,
+    pub(super) cold: bool,
+    pub(super) up: bool,
+    /// The engine holds a validated path here.
+    pub(super) open: bool,
+    pub(super) opened_at: Option<Instant>,
+    pub(super) state: State,
+    pub(super) since: Instant,
+    pub(super) evidence: Evidence,
+    pub(super) steered_onto: Option<PathKey>,
+    pub(super) probed: Option<Instant>,
+    /// How long a suspect spare path waits for its next probe.
+    pub(super) probe_gap: Duration,
+    pub(super) last_send_error: Option<Instant>,
+    /// Sending fails for good, since then.
+    pub(super) broken: Option<Instant>,
+    /// The attempt to open ends then.
+    pub(super) open_by: Option<Instant>,
+    pub(super) retire_at: Option<Instant>,
+    pub(super) cooldown_until: Option<Instant>,
+    pub(super) trial: Option<Trial>,
+    pub(super) trial_after: Option<Instant>,
+    /// The traffic was driven away from here and has not returned.
+    pub(super) lost_traffic: bool,
+    /// An attempt to steer the path elsewhere brought nothing.
+    pub(super) steered_back: bool,
+    strikes: u32,
+    struck_at: Option<Instant>,
+    healed_at: Option<Instant>,
+    acks: VecDeque<Instant>,
+}
+
+/// A better path earns the traffic.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trial {
+    pub(super) since: Instant,
+    pub(super) sent: Instant,
+    pub(super) answered: bool,
+    pub(super) clean: u32,
+}
+
+impl Link {
+    pub(super) fn described(
+        name: String,
+        rank: u32,
+        metered: bool,
+        cold: bool,
+        now: Instant,
+    ) -> Self {
+        Self {
+            name,
+            rank,
+            metered,
+            cold,
+            up: true,
+            open: false,
+            opened_at: None,
+            state: State::Absent,
+            since: now,
+            evidence: Evidence::NONE,
+            steered_onto: None,
+            probed: None,
+            probe_gap: Duration::ZERO,
+            last_send_error: None,
+            broken: None,
+            open_by: None,
+            retire_at: None,
+            cooldown_until: None,
+            trial: None,
+            trial_after: None,
+            lost_traffic: false,
+            steered_back: false,
+            strikes: 0,
+            struck_at: None,
+            healed_at: None,
+            acks: VecDeque::new(),
+        }
+    }
+
+    /// A path nobody described: the gateway knows no links, only paths.
+    pub(super) fn unnamed(path: PathKey, now: Instant) -> Self {
+        Self::described(format!("path {path}"), path.0, false, false, now)
+    }
+
+    /// Starts afresh with a newly validated path.
+    pub(super) fn begin_path(&mut self, now: Instant) {
+        self.open = true;
+        self.opened_at = Some(now);
+        self.evidence = Evidence::NONE;
+        self.steered_onto = None;
+        self.broken = None;
+        self.last_send_error = None;
+        self.open_by = None;
+        self.retire_at = None;
+        self.trial = None;
+        self.trial_after = None;
+        self.steered_back = false;
+        self.healed_at = None;
+        self.acks.clear();
+    }
+
+    pub(super) fn end_path(&mut self) {
+        self.open = false;
+        self.opened_at = None;
+        self.evidence = Evidence::NONE;
+        self.steered_onto = None;
+        self.retire_at = None;
+        self.open_by = None;
+        self.trial = None;
+    }
+
+    pub(super) fn record(&mut self, evidence: Evidence) {
+        if let Some(ack) = evidence.last_ack
+            && evidence.last_ack > self.evidence.last_ack
+        {
+            if self.is_full() {
+                self.acks.pop_front();
+            }
+            self.acks.push_back(ack);
+            if self.broken.is_some_and(|broken| ack > broken) {
+                self.broken = None;
+                self.last_send_error = None;
+            }
+        }
+        self.evidence = evidence;
+    }
+
+    /// Since when silence counts, if anything is outstanding.
+    pub(super) fn silent_since(&self, awake_since: Option<Instant>) -> Option<Instant> {
+        self.evidence
+            .expecting_since
+            .map(|since| awake_since.map_or(since, |awake| awake.max(since)))
+    }
+
+    fn is_full(&self) -> bool {
+        u32::try_from(self.acks.len()) == Ok(RHYTHM)
+    }
+
+    /// Whether acknowledgements came so densely that their absence means something at once.
+    pub(super) fn is_brisk(&self, silent_since: Instant, config: &Config) -> bool {
+        let Some((first, last)) = self.acks.front().zip(self.acks.back()) else { return false };
+        let dense = self.is_full() && *last <= *first + config.dense_within;
+        let unbroken = silent_since <= *last + config.dense_within / (RHYTHM - 1);
+        let healed = self.healed_at.is_some_and(|at| silent_since < at + config.heal_memory);
+        let receiving = self
+            .evidence
+            .last_receive
+            .is_some_and(|received| received > silent_since + config.one_way_grace);
+        dense && unbroken && !healed && !receiving
+    }
+
+    /// A silence ended by itself.
+    pub(super) fn heal(&mut self, now: Instant) {
+        self.healed_at = Some(now);
+    }
+
+    /// When the path last answered anything: its validation counts.
+    pub(super) fn last_answer(&self) -> Option<Instant> {
+        self.evidence.last_ack.max(self.opened_at)
+    }
+
+    /// Counts a failure; the link rests before it is opened again or returned to.
+    pub(super) fn strike(&mut self, config: &Config, now: Instant) {
+        if self.struck_at.is_some_and(|at| now >= at + config.forgiveness) {
+            self.strikes = 0;
+        }
+        self.strikes = self.strikes.saturating_add(1);
+        self.struck_at = Some(now);
+        self.cooldown_until = Some(now + config.rest(self.strikes));
+    }
+}
