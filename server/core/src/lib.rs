@@ -1,1 +1,7 @@
-//! See the module documentation.
+//! What a gateway decides: who may connect, what they may reach and how much they may use. Pure:
+//! no IO, no clock, no randomness of its own.
+
+pub mod clients;
+pub mod egress;
+pub mod invites;
+pub mod limits;
