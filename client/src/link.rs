@@ -144,7 +144,10 @@ impl LinkMonitor {
     ) -> io::Result<Self> {
         let (sender, orders) = unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let sleep = runtime.block_on(async { Sleep::watch() })?;
+        let sleep = {
+            let _entered = runtime.enter();
+            Sleep::watch()?
+        };
         let watch = Watch::new(tun, gateway, events);
         let thread = std::thread::Builder::new()
             .name("links".to_owned())
@@ -225,14 +228,14 @@ impl Watch {
             if let Some(asleep) = sleep.check() {
                 tracing::info!(?asleep, "Woke");
                 self.tell(LinkEvent::Woke { asleep });
-                self.news();
+                self.news(Instant::now());
             }
             match wakeup {
                 Wakeup::Message(Some(message)) => self.heed(message.payload),
                 Wakeup::Message(None) => break Err(io::Error::other("netlink connection ended")),
                 Wakeup::Gateway(Some(gateway)) => {
                     self.gateway = gateway;
-                    self.news();
+                    self.news(Instant::now());
                 }
                 Wakeup::Gateway(None) => break Ok(()),
                 Wakeup::Clock(outcome) => {
@@ -287,8 +290,7 @@ impl Watch {
     }
 
     /// Schedules a new reading.
-    fn news(&mut self) {
-        let now = Instant::now();
+    fn news(&mut self, now: Instant) {
         let latest = self.due.map_or(now + LONGEST_WAIT, |(_, latest)| latest);
         self.due = Some(((now + QUIET).min(latest), latest));
     }
@@ -305,7 +307,7 @@ impl Watch {
                 _ => {}
             }
         }
-        self.news();
+        self.news(Instant::now());
     }
 
     fn heed_link(&mut self, link: &LinkMessage) {
@@ -363,7 +365,7 @@ impl Watch {
             }
         };
         if self.overtaken {
-            self.news();
+            self.news(Instant::now());
             return;
         }
         let own = found.own_v6();

@@ -9,6 +9,7 @@ use std::io;
 use std::ptr::NonNull;
 
 use smoltcp::socket::tcp::SocketBuffer;
+use whimbrel_client_core::engine::Buffers;
 
 /// Leases per mapping: large enough that 10,000 flows take a few hundred mappings, well below
 /// the kernel's default of 65,530 per process.
@@ -32,52 +33,6 @@ impl Slab {
     pub fn new(ring: usize) -> Self {
         let ring = ring.max(1).next_multiple_of(GRANULE);
         Self { ring, arenas: Vec::new(), free: Vec::new(), leased: Vec::new() }
-    }
-
-    /// Lends a receive and a transmit ring of `bytes` each, all zero, under a lease number.
-    /// `None` when `bytes` is 0 or more than this slab was made for, or when the process may map
-    /// no more memory.
-    pub fn lease(
-        &mut self,
-        bytes: usize,
-    ) -> Option<(u32, SocketBuffer<'static>, SocketBuffer<'static>)> {
-        if bytes == 0 || bytes > self.ring {
-            return None;
-        }
-        if self.free.is_empty() {
-            self.grow()?;
-        }
-        let lease = self.free.pop()?;
-        *self.leased.get_mut(usize::try_from(lease).ok()?)? = true;
-        let rings = self.rings(lease)?;
-        // SAFETY: the range lies in a mapping that is never unmapped; the lease was free, so no
-        // other ring covers it.
-        let receive = unsafe { rings[0].bytes(bytes) };
-        // SAFETY: as above, and the two ranges of a lease do not overlap.
-        let transmit = unsafe { rings[1].bytes(bytes) };
-        Some((lease, SocketBuffer::new(receive), SocketBuffer::new(transmit)))
-    }
-
-    /// Takes a lease back and releases its memory. Its rings, and the socket that holds them,
-    /// must be dropped before. Unknown leases are ignored.
-    pub fn give_back(&mut self, lease: u32) {
-        let Some(leased) = usize::try_from(lease).ok().and_then(|at| self.leased.get_mut(at))
-        else {
-            return;
-        };
-        if std::mem::take(leased) {
-            self.release(lease);
-            self.free.push(lease);
-        }
-    }
-
-    /// Releases the memory of a lease that stays out. Both rings must be empty: what they hold
-    /// is lost. Unknown leases are ignored.
-    pub fn trim(&mut self, lease: u32) {
-        let leased = usize::try_from(lease).ok().and_then(|at| self.leased.get(at));
-        if leased == Some(&true) {
-            self.release(lease);
-        }
     }
 
     /// How many leases are out.
@@ -112,6 +67,54 @@ impl Slab {
             if let Err(error) = range.discard() {
                 tracing::warn!(%error, "Memory of a flow was not released");
             }
+        }
+    }
+}
+
+impl Buffers for Slab {
+    /// All zero.
+    /// `None` when `bytes` is 0 or more than this slab was made for, or when the process may map
+    /// no more memory.
+    fn lease(
+        &mut self,
+        bytes: usize,
+    ) -> Option<(u32, SocketBuffer<'static>, SocketBuffer<'static>)> {
+        if bytes == 0 || bytes > self.ring {
+            return None;
+        }
+        if self.free.is_empty() {
+            self.grow()?;
+        }
+        let lease = self.free.pop()?;
+        *self.leased.get_mut(usize::try_from(lease).ok()?)? = true;
+        let rings = self.rings(lease)?;
+        // SAFETY: the range lies in a mapping that is never unmapped; the lease was free, so no
+        // other ring covers it.
+        let receive = unsafe { rings[0].bytes(bytes) };
+        // SAFETY: as above, and the two ranges of a lease do not overlap.
+        let transmit = unsafe { rings[1].bytes(bytes) };
+        Some((lease, SocketBuffer::new(receive), SocketBuffer::new(transmit)))
+    }
+
+    /// Takes a lease back and releases its memory. Its rings, and the socket that holds them,
+    /// must be dropped before. Unknown leases are ignored.
+    fn give_back(&mut self, lease: u32) {
+        let Some(leased) = usize::try_from(lease).ok().and_then(|at| self.leased.get_mut(at))
+        else {
+            return;
+        };
+        if std::mem::take(leased) {
+            self.release(lease);
+            self.free.push(lease);
+        }
+    }
+
+    /// Releases the memory of a lease that stays out. Both rings must be empty: what they hold
+    /// is lost. Unknown leases are ignored.
+    fn trim(&mut self, lease: u32) {
+        let leased = usize::try_from(lease).ok().and_then(|at| self.leased.get(at));
+        if leased == Some(&true) {
+            self.release(lease);
         }
     }
 }

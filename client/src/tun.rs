@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
 use futures_util::TryStreamExt;
@@ -220,10 +220,21 @@ impl Tun {
     fn wrap(fd: OwnedFd, vnet: bool) -> Result<Self, TunError> {
         rustix::io::ioctl_fionbio(&fd, true)
             .map_err(|e| failed("making the TUN nonblocking", e.into()))?;
-        let fd = AsyncFd::register_with_interest(fd, Interest::READABLE)
-            .map_err(|e| failed("waiting for the TUN", e))?;
+        let fd = watch(fd).map_err(|e| failed("waiting for the TUN", e))?;
         Ok(Self { fd, vnet, interface: None })
     }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
+    }
+}
+
+/// Registers `fd` with the runtime, for reading.
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, and stays the same descriptor until it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
 fn failed(action: impl Into<String>, source: io::Error) -> TunError {
@@ -429,3 +440,6 @@ pub(crate) fn name_of(link: &LinkMessage) -> Option<String> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests;

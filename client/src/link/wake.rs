@@ -8,8 +8,9 @@ use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
     timerfd_create, timerfd_settime,
 };
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::tun::watch;
 
 /// Shorter sleeps are none: suspending and resuming alone takes about this long.
 const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
@@ -50,7 +51,7 @@ impl Sleep {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Realtime, flags)?;
         arm(&timer)?;
-        let timer = AsyncFd::register_with_interest(timer, Interest::READABLE)?;
+        let timer = watch(timer)?;
         let (boottime, monotonic) = clocks();
         Ok(Self { timer, meter: SleepMeter::new(boottime, monotonic) })
     }
