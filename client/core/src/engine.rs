@@ -39,7 +39,7 @@ use smoltcp::iface::{Config, Interface};
 use smoltcp::time::Instant as Tick;
 use smoltcp::wire::HardwareAddress;
 
-use crate::packet::{Segment, Unreachable, compose_reset, compose_unreachable};
+use crate::packet::{Segment, Unreachable, compose_fin, compose_reset, compose_unreachable};
 use connection::{Change, Connection, Lease, Stack};
 use device::{Blueprint, Replies};
 use table::{Entry, Key, Stage, Table};
@@ -430,13 +430,18 @@ impl Engine {
         let retransmit = retransmit
             .map(|at| instant(self.epoch, at))
             .map(|at| if at <= now { now + STALL } else { at });
+        let (fin_at, fin) = connection.forgotten_fin(retransmit, now);
+        if let Some((numbers, window)) = fin {
+            let (from, to) = (entry.key.destination.into(), entry.key.source.into());
+            self.replies.push(entry.key.device, compose_fin(from, to, numbers, window));
+        }
         let mut trim = connection.trim_at(now);
         if trim.is_some_and(|at| at <= now) {
             connection.trimmed();
             self.buffers.trim(connection.lease);
             trim = None;
         }
-        let due = [retransmit, connection.handshake_limit(), trim, more.then_some(now)];
+        let due = [retransmit, connection.handshake_limit(), fin_at, trim, more.then_some(now)];
         self.timers.set(entry.id, &mut entry.deadline, due.into_iter().flatten().min());
     }
 

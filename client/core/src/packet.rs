@@ -210,19 +210,40 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// The sequence numbers of a RST.
+/// The numbers of a segment composed here.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Numbers {
     pub(crate) sequence: u32,
     pub(crate) acknowledgment: Option<u32>,
 }
 
-/// A RST from `source` to `destination`, with complete checksums. Both must be
-/// of one address family; the version of `source` decides.
+/// A RST from `source` to `destination`, with complete checksums.
 pub(crate) fn compose_reset(
     source: SocketAddr,
     destination: SocketAddr,
     numbers: Numbers,
+) -> Vec<u8> {
+    compose_control(source, destination, RST, numbers, 0)
+}
+
+/// A FIN from `source` to `destination`, with complete checksums; `window` as
+/// it stands in the header.
+pub(crate) fn compose_fin(
+    source: SocketAddr,
+    destination: SocketAddr,
+    numbers: Numbers,
+    window: u16,
+) -> Vec<u8> {
+    compose_control(source, destination, FIN, numbers, window)
+}
+
+/// Both addresses must be of one family.
+fn compose_control(
+    source: SocketAddr,
+    destination: SocketAddr,
+    control: u8,
+    numbers: Numbers,
+    window: u16,
 ) -> Vec<u8> {
     let mut tcp = [0u8; TCP_HEADER];
     tcp[0..2].copy_from_slice(&source.port().to_be_bytes());
@@ -230,7 +251,8 @@ pub(crate) fn compose_reset(
     tcp[4..8].copy_from_slice(&numbers.sequence.to_be_bytes());
     tcp[8..12].copy_from_slice(&numbers.acknowledgment.unwrap_or(0).to_be_bytes());
     tcp[12] = 5 << 4;
-    tcp[13] = if numbers.acknowledgment.is_some() { RST | ACK } else { RST };
+    tcp[13] = if numbers.acknowledgment.is_some() { control | ACK } else { control };
+    tcp[14..16].copy_from_slice(&window.to_be_bytes());
     compose(source.ip(), destination.ip(), PROTOCOL_TCP, 16, &tcp)
 }
 

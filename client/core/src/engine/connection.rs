@@ -27,6 +27,9 @@ const TRIM_FLOOR: usize = 16 * 1024;
 /// How long an unanswered SYN|ACK is repeated. Linux gives up after 63 s
 /// (`tcp_synack_retries` = 5).
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(63);
+/// How often a FIN that smoltcp forgot is repeated: its own initial RTO (RFC
+/// 6298 §2.1).
+const FIN_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -45,6 +48,8 @@ pub(super) struct Connection {
     /// The last ACK of TIME-WAIT is out. smoltcp must not be polled again: at
     /// the end of TIME-WAIT it throws away what was not read.
     resting: bool,
+    /// When to repeat a FIN that smoltcp will not.
+    fin_at: Option<Instant>,
     /// Bytes through the rings since the pages were last released.
     touched: usize,
     /// `touched` at the last flush, and the time of the last change.
@@ -112,6 +117,7 @@ impl Connection {
             fin_read: false,
             aborted: false,
             resting: false,
+            fin_at: None,
             touched: 0,
             settled: 0,
             active: now,
@@ -210,6 +216,27 @@ impl Connection {
         }
         let (set, tick) = (&self.set, stack.tick);
         catch_unwind(AssertUnwindSafe(|| stack.interface.poll_at(tick, set))).map_err(|_| Panicked)
+    }
+
+    /// Three duplicate ACKs while only a FIN is unacknowledged make smoltcp
+    /// stop its timer without sending anything. Then, recognised by a FIN that
+    /// waits for no time at all, the FIN is repeated here. Returns when to
+    /// look again, and the FIN if it is due.
+    pub(super) fn forgotten_fin(
+        &mut self,
+        retransmit: Option<Instant>,
+        now: Instant,
+    ) -> (Option<Instant>, Option<(Numbers, u16)>) {
+        let waits = matches!(self.state(), State::FinWait1 | State::Closing | State::LastAck);
+        if !waits || retransmit.is_some() {
+            self.fin_at = None;
+            return (None, None);
+        }
+        let due = self.fin_at.is_some_and(|at| at <= now);
+        if due || self.fin_at.is_none() {
+            self.fin_at = Some(now + FIN_AGAIN);
+        }
+        (self.fin_at, due.then(|| (self.ledger.fin_numbers(), self.ledger.window())))
     }
 
     /// When the handshake is given up, if it is still open.

@@ -3,8 +3,8 @@
 //! Three facts are needed outside: the right edge of the window the
 //! application was given (a segment beyond it must not bring its FIN along),
 //! whether out-of-order bytes wait behind an empty receive queue (the pages of
-//! the ring must not be released then), and the numbers of a RST for a flow
-//! whose socket can no longer be asked.
+//! the ring must not be released then), and the numbers of a RST or a FIN that
+//! the socket will not send itself.
 
 use crate::packet::{IPV4_HEADER, IPV6_HEADER, Numbers, Segment, TCP_HEADER, be16, be32, option};
 
@@ -35,6 +35,8 @@ pub(super) struct Ledger {
     furthest: u32,
     /// The next sequence number of ours, and the last acknowledgment.
     sent: Numbers,
+    /// The last window, as it stood in the header.
+    window: u16,
 }
 
 /// What to do with a segment before smoltcp sees it.
@@ -60,6 +62,7 @@ impl Ledger {
             edge: None,
             furthest: base,
             sent: Numbers { sequence: 0, acknowledgment: Some(base) },
+            window: 0,
         }
     }
 
@@ -74,6 +77,16 @@ impl Ledger {
     /// The numbers of a RST the application accepts.
     pub(super) fn numbers(&self) -> Numbers {
         self.sent
+    }
+
+    /// The numbers of our FIN, which was the last thing sent.
+    pub(super) fn fin_numbers(&self) -> Numbers {
+        Numbers { sequence: self.sent.sequence.wrapping_sub(1), ..self.sent }
+    }
+
+    /// The last window, as it stood in the header.
+    pub(super) fn window(&self) -> u16 {
+        self.window
     }
 
     /// The application's bytes left the receive ring.
@@ -133,8 +146,8 @@ impl Ledger {
         }
         let acknowledged = be32(tcp, 8);
         self.sent.acknowledgment = Some(acknowledged);
-        let window = u32::from(be16(tcp, 14)) << self.shift;
-        self.edge = Some(acknowledged.wrapping_add(window));
+        self.window = be16(tcp, 14);
+        self.edge = Some(acknowledged.wrapping_add(u32::from(self.window) << self.shift));
     }
 }
 
