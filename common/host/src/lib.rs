@@ -1,11 +1,13 @@
 //! What both binaries need of their host: where files live, key and state files, the control
 //! socket, logging, exit codes.
 
+pub mod addresses;
 pub mod control;
 pub mod exit;
 pub mod files;
 pub mod layout;
 pub mod logging;
+pub mod output;
 pub mod random;
 
 pub use layout::{Layout, Role};
