@@ -1,0 +1,123 @@
+//! `whimbrel-gateway status` and `clients`.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use whimbrel_host::Layout;
+use whimbrel_host::output::{bytes, date, document, line, seconds, table, unix_now};
+
+use super::{ask_running, read_config};
+use crate::control::{ClientRow, Status, rows};
+use crate::state::State;
+
+/// Exit code 1 while the gateway is stopped, so that scripts can ask.
+pub(super) fn status(layout: &Layout, as_json: bool) -> anyhow::Result<ExitCode> {
+    let running = ask_running(layout, "status", &Value::Null)?;
+    let (status, code) = match running {
+        Some(answer) => (parse::<Status>(answer)?, ExitCode::SUCCESS),
+        None => (stopped(layout)?, ExitCode::FAILURE),
+    };
+    if as_json {
+        document(&json!(status));
+    } else {
+        line(describe(&status, layout));
+    }
+    Ok(code)
+}
+
+pub(super) fn clients(layout: &Layout, as_json: bool) -> anyhow::Result<()> {
+    let clients: Vec<ClientRow> = match ask_running(layout, "clients", &Value::Null)? {
+        Some(answer) => parse(answer)?,
+        None => {
+            read_config(layout)?;
+            rows(&mut State::open(layout)?, unix_now(), |_| None)
+        }
+    };
+    if as_json {
+        document(&json!(clients));
+    } else if clients.is_empty() {
+        line(format_args!(
+            "No clients yet. Invite one with: whimbrel-gateway invite NAME{}",
+            layout.option()
+        ));
+    } else {
+        line(client_table(&clients));
+    }
+    Ok(())
+}
+
+pub(super) fn describe(status: &Status, layout: &Layout) -> String {
+    if status.state == "stopped" {
+        return format!(
+            "The gateway is stopped; it knows {} clients. Start it with: whimbrel-gateway run{}",
+            status.clients,
+            layout.option()
+        );
+    }
+    let listen: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
+    format!(
+        "Gateway    {} (version {}), for {}\n\
+         Listens    {} (UDP); clients use {}\n\
+         Key        {}\n\
+         Clients    {} connected of {}\n\
+         Flows      {} open; dials: {} connected, {} failed, {} denied, {} over a limit\n\
+         Traffic    {} to clients, {} from clients",
+        status.state,
+        status.version,
+        seconds(status.uptime_s),
+        listen.join(", "),
+        status.public,
+        status.key,
+        status.connected,
+        status.clients,
+        status.flows,
+        status.dials.connected,
+        status.dials.failed,
+        status.dials.denied,
+        status.dials.limited,
+        bytes(status.tx_bytes),
+        bytes(status.rx_bytes),
+    )
+}
+
+pub(super) fn client_table(clients: &[ClientRow]) -> String {
+    let rows: Vec<[String; 6]> = clients
+        .iter()
+        .map(|client| {
+            let activity = client.activity.clone().unwrap_or_default();
+            let live = |text: String| if client.activity.is_some() { text } else { "-".to_owned() };
+            let key = match (client.key, client.invite_expires) {
+                (Some(key), _) => key.to_string(),
+                (None, Some(expires)) => format!("invite until {}", date(expires)),
+                (None, None) => "-".to_owned(),
+            };
+            [
+                client.name.to_string(),
+                client.state.clone(),
+                live(activity.flows.to_string()),
+                live(bytes(activity.rx_bytes)),
+                live(bytes(activity.tx_bytes)),
+                key,
+            ]
+        })
+        .collect();
+    table(["NAME", "STATE", "FLOWS", "FROM IT", "TO IT", "KEY"], &rows)
+}
+
+fn stopped(layout: &Layout) -> anyhow::Result<Status> {
+    let config = read_config(layout)?;
+    Ok(Status {
+        state: "stopped".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        listen: config.listen,
+        public: config.public.to_string(),
+        clients: State::open(layout)?.clients().iter().count(),
+        ..Status::default()
+    })
+}
+
+fn parse<T: serde::de::DeserializeOwned>(answer: Value) -> anyhow::Result<T> {
+    serde_json::from_value(answer)
+        .context("the running gateway is another version than this command; restart it")
+}
