@@ -93,7 +93,9 @@ impl Sender {
         if self.finished {
             return 0;
         }
-        usize::try_from(self.limit.saturating_sub(self.end)).unwrap_or(usize::MAX)
+        // The peer may grant what it likes; what is kept here is ours to bound.
+        let kept = MAX_WINDOW.saturating_sub(self.held());
+        usize::try_from(self.limit.saturating_sub(self.end).min(kept)).unwrap_or(usize::MAX)
     }
 
     /// Accepts bytes from the local side; they count against [`room`](Self::room).

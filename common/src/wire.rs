@@ -122,10 +122,12 @@ pub enum Denial {
     Protocol,
     /// The gateway has reached a limit.
     Busy,
+    /// The key or the name is enrolled already.
+    AlreadyEnrolled,
 }
 
 impl Denial {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::UnknownKey,
         Self::Revoked,
         Self::InviteUnknown,
@@ -134,6 +136,7 @@ impl Denial {
         Self::Version,
         Self::Protocol,
         Self::Busy,
+        Self::AlreadyEnrolled,
     ];
 
     /// The code this denial travels under, in frames and as QUIC application error code.
@@ -158,6 +161,7 @@ impl std::fmt::Display for Denial {
             Self::Version => "client and gateway speak different protocol versions",
             Self::Protocol => "the peer broke the protocol",
             Self::Busy => "the gateway has reached a limit",
+            Self::AlreadyEnrolled => "this key or name is enrolled at the gateway already",
         })
     }
 }

@@ -499,7 +499,7 @@ impl Endpoint {
     /// Grants an admitted client `streams` concurrent flows and lifts the stranger's limits.
     pub fn grant(&mut self, connection: Connection, streams: u64) {
         if let Some(slot) = self.slot(connection) {
-            slot.connection.set_receive_window(VarInt::MAX);
+            slot.connection.set_receive_window(transport::CLIENT_WINDOW.into());
             slot.connection.set_max_concurrent_streams(Dir::Bi, varint(streams));
         }
     }
@@ -671,6 +671,12 @@ impl Endpoint {
             local: addresses.local_ip(),
             progress: slot.progress(path),
         })
+    }
+
+    /// The peer's address on a path.
+    pub fn remote(&self, connection: Connection, path: Path) -> Option<SocketAddr> {
+        let slot = self.slots.get(connection.0)?.as_ref()?;
+        slot.connection.network_path(path.id()).ok().map(|path| path.remote())
     }
 
     /// What the acknowledgements of a path show.

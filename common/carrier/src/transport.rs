@@ -80,8 +80,13 @@ impl Default for Tuning {
 /// What a stranger may send before it is admitted, on the connection in all, in bytes.
 const STRANGER_WINDOW: u32 = 4096;
 
-/// Our own credit bounds every flow, so the engine's window of a stream must never bind.
-const STREAM_WINDOW: u32 = 64 * 1024 * 1024;
+/// Our own credit bounds every flow, so the engine's window of a stream must never bind: it leaves
+/// room for a whole window of credit and the frames before it.
+const STREAM_WINDOW: u32 = 9 * 1024 * 1024;
+
+/// What an admitted client may have unread at the gateway, in bytes. The credit of 16,000 flows
+/// whose destinations read nothing fits; a client that ignores its credit is stopped here.
+pub(crate) const CLIENT_WINDOW: u32 = 1024 * 1024 * 1024;
 
 pub(crate) fn transport(tuning: &Tuning, role: &Role) -> TransportConfig {
     let mut transport = TransportConfig::default();

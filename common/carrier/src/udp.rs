@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::task::{Context, Poll};
+use std::task::Context;
 
 use noq_udp::{EcnCodepoint, RecvMeta, UdpSocketState};
 use tokio::io::Interest;
@@ -100,9 +100,8 @@ impl Port {
             segment_size: transmit.segment,
             src_ip: source,
         };
-        self.socket.try_io(Interest::WRITABLE, || {
-            self.state.try_send((&self.socket).into(), &transmit)
-        })
+        self.socket
+            .try_io(Interest::WRITABLE, || self.state.try_send((&self.socket).into(), &transmit))
     }
 
     /// The address it is bound to.

@@ -1,0 +1,361 @@
+//! The gateway process: one thread that moves datagrams, socket news and requests.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, AsRawFd, RawFd};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use bytes::BytesMut;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{debug, info, warn};
+use whimbrel_carrier::Transmit;
+use whimbrel_carrier::udp::RECEIVE_BUFFER;
+use whimbrel_common::config::HostPort;
+use whimbrel_common::identity::PublicKey;
+use whimbrel_common::wire::Denial;
+use whimbrel_gateway_core::invites::RedeemError;
+use whimbrel_host::control::{ControlServer, Request, Responder};
+use whimbrel_host::output::unix_now;
+
+use crate::cli::Launch;
+use crate::control::{self, Activity, Dials, Running, Status};
+use crate::gateway::{Ask, Gateway, Question};
+use crate::ports::Ports;
+use crate::state::{EnrolError, State};
+
+/// Batches taken from one socket before everything else gets its turn: 16 × 64 KiB.
+const RECEIVE_BATCHES: usize = 16;
+
+/// Send calls before everything else gets its turn: 64 × 32 datagrams.
+const SEND_CALLS: usize = 64;
+
+/// The clients file is looked at this often, for revocations by hand.
+const RELOAD_EVERY: Duration = Duration::from_secs(2);
+
+/// Runs the gateway until it is told to stop.
+///
+/// # Errors
+/// The gateway cannot start.
+pub fn run(launch: Launch) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(serve(launch))
+}
+
+async fn serve(launch: Launch) -> anyhow::Result<()> {
+    let state = State::open(&launch.layout)?;
+    let ports = Ports::open(&launch.config.listen, crate::passed::sockets())?;
+    let key = launch.key.public();
+    let gateway = Gateway::new(&launch.config, launch.key, own_addresses()?)?;
+    let control = ControlServer::bind(&launch.layout.socket, control::CHANGES)?;
+    let mut daemon = Daemon {
+        sockets: Watched::new(gateway.as_fd().as_raw_fd())?,
+        receive: vec![0; RECEIVE_BUFFER],
+        send: Vec::with_capacity(RECEIVE_BUFFER),
+        pending: None,
+        ports,
+        gateway,
+        state,
+        public: launch.config.public,
+        key,
+        reload_at: Instant::now() + RELOAD_EVERY,
+    };
+    let listen: Vec<String> = daemon.ports.addresses().iter().map(ToString::to_string).collect();
+    info!(listen = listen.join(", "), "Gateway runs");
+    notify(sd_notify::NotifyState::Ready);
+    daemon.run(control).await
+}
+
+struct Daemon {
+    ports: Ports,
+    gateway: Gateway,
+    state: State,
+    public: HostPort,
+    key: PublicKey,
+    sockets: Watched,
+    receive: Vec<u8>,
+    send: Vec<u8>,
+    /// A transmit the kernel had no room for; its bytes are in `send`.
+    pending: Option<Transmit>,
+    reload_at: Instant,
+}
+
+enum Wake {
+    Io,
+    Request(Request, Responder),
+    Stop,
+}
+
+impl Daemon {
+    async fn run(&mut self, mut control: ControlServer) -> anyhow::Result<()> {
+        let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+        loop {
+            let busy = self.turn()?;
+            match self.wait(busy, &mut control, &mut stop).await {
+                Wake::Io => {}
+                Wake::Request(request, responder) => {
+                    responder.reply(self.answer(&request));
+                }
+                Wake::Stop => break,
+            }
+        }
+        notify(sd_notify::NotifyState::Stopping);
+        info!("Gateway stops");
+        self.gateway.close(Instant::now());
+        self.turn()?;
+        Ok(())
+    }
+
+    /// One round of everything that can be done without waiting. Whether more could be.
+    fn turn(&mut self) -> anyhow::Result<bool> {
+        let now = Instant::now();
+        let mut busy = self.receive(now);
+        busy |= self.gateway.handle_sockets().context("cannot read socket news")?;
+        busy |= self.gateway.advance(now);
+        while let Some(ask) = self.gateway.poll_ask() {
+            self.decide(ask, now);
+            busy = true;
+        }
+        busy |= self.transmit(now);
+        if now >= self.reload_at {
+            self.reload_at = now + RELOAD_EVERY;
+            self.drop_revoked(now);
+        }
+        Ok(busy)
+    }
+
+    fn decide(&mut self, ask: Ask, now: Instant) {
+        match ask.question {
+            Question::Enrol(token) => {
+                let outcome = self.state.redeem(&token, ask.key, unix_now()).map_err(|error| {
+                    warn!(key = %ask.key, %error, "Cannot enrol");
+                    denial(&error)
+                });
+                self.gateway.enrolled(ask.connection, outcome, now);
+            }
+            Question::Attach { epoch } => {
+                let client =
+                    self.state.admit(&ask.key).map(|name| (name, self.state.options(&ask.key)));
+                self.gateway.attached(ask.connection, epoch, client, now);
+            }
+        }
+    }
+
+    /// Cuts off clients whose key was taken out of the file by hand.
+    fn drop_revoked(&mut self, now: Instant) {
+        if !self.state.reload() {
+            return;
+        }
+        let keys: Vec<PublicKey> =
+            self.gateway.peers().filter(|peer| peer.name.is_some()).map(|peer| peer.key).collect();
+        for key in keys {
+            if self.state.admit(&key).is_none() {
+                self.gateway.cut_off(&key, now);
+            }
+        }
+    }
+
+    fn answer(&mut self, request: &Request) -> Result<serde_json::Value, String> {
+        let mut running = RunningGateway {
+            gateway: &mut self.gateway,
+            ports: &self.ports,
+            public: &self.public,
+            key: self.key,
+            now: Instant::now(),
+        };
+        control::answer(request, &mut self.state, &mut running, unix_now())
+    }
+
+    fn receive(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        for at in 0..self.ports.count() {
+            for batch in 0..RECEIVE_BATCHES {
+                match self.ports.receive(at, &mut self.receive) {
+                    Ok(arrived) => {
+                        let bytes = &self.receive[..arrived.size];
+                        for datagram in bytes.chunks(arrived.stride) {
+                            let data = BytesMut::from(datagram);
+                            let (remote, local) = (arrived.remote, arrived.local);
+                            self.gateway.handle_datagram(remote, local, arrived.ecn, data, now);
+                        }
+                        busy |= batch + 1 == RECEIVE_BATCHES;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        // An ICMP error of some earlier datagram: the peer's own timers tell.
+                        debug!(%error, "Receive failed");
+                    }
+                }
+            }
+        }
+        busy
+    }
+
+    fn transmit(&mut self, now: Instant) -> bool {
+        for _ in 0..SEND_CALLS {
+            if self.pending.is_none() {
+                self.send.clear();
+                self.pending = self.gateway.poll_transmit(now, &mut self.send);
+            }
+            let Some(transmit) = self.pending else { return false };
+            match self.ports.send(&transmit, &self.send) {
+                Ok(()) => self.pending = None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) => {
+                    debug!(to = %transmit.destination, %error, "Send failed");
+                    self.pending = None;
+                }
+            }
+        }
+        true
+    }
+
+    async fn wait(
+        &mut self,
+        busy: bool,
+        control: &mut ControlServer,
+        stop: &mut [Signal; 2],
+    ) -> Wake {
+        let deadline = if busy {
+            Instant::now()
+        } else {
+            self.gateway.poll_timeout().map_or(self.reload_at, |at| at.min(self.reload_at))
+        };
+        let [terminate, interrupt] = stop;
+        let (ports, sockets, pending) = (&self.ports, &self.sockets, &self.pending);
+        let io = poll_fn(|cx| {
+            let readable = ports.poll_readable(cx);
+            let writable =
+                pending.as_ref().is_some_and(|transmit| ports.poll_writable(transmit, cx));
+            let news = sockets.poll(cx);
+            if readable || writable || news { Poll::Ready(()) } else { Poll::Pending }
+        });
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => Wake::Stop,
+            _ = interrupt.recv() => Wake::Stop,
+            (request, responder) = control.next() => Wake::Request(request, responder),
+            () = io => Wake::Io,
+            () = tokio::time::sleep_until(deadline.into()) => Wake::Io,
+        }
+    }
+}
+
+/// What the control socket sees of the gateway.
+struct RunningGateway<'a> {
+    gateway: &'a mut Gateway,
+    ports: &'a Ports,
+    public: &'a HostPort,
+    key: PublicKey,
+    now: Instant,
+}
+
+impl Running for RunningGateway<'_> {
+    fn identity(&self) -> (HostPort, PublicKey) {
+        (self.public.clone(), self.key)
+    }
+
+    fn status(&self) -> Status {
+        let stats = self.gateway.stats;
+        Status {
+            state: "running".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.now.saturating_duration_since(self.gateway.since).as_secs(),
+            listen: self.ports.addresses(),
+            public: self.public.to_string(),
+            key: self.key.to_string(),
+            clients: 0,
+            connected: self.gateway.peers().filter(|peer| peer.name.is_some()).count(),
+            flows: self.gateway.flow_count() as u64,
+            dials: Dials {
+                connected: stats.connected,
+                failed: stats.failed,
+                denied: stats.denied,
+                limited: stats.limited,
+            },
+            tx_bytes: stats.down_bytes,
+            rx_bytes: stats.up_bytes,
+        }
+    }
+
+    fn activity(&self, key: &PublicKey) -> Option<Activity> {
+        let peer = self.gateway.peers().find(|peer| peer.key == *key && peer.name.is_some())?;
+        Some(Activity {
+            flows: peer.flows.len() as u64,
+            addresses: self.gateway.addresses(peer),
+            tx_bytes: peer.down_bytes,
+            rx_bytes: peer.up_bytes,
+            connected_s: self.now.saturating_duration_since(peer.since).as_secs(),
+        })
+    }
+
+    fn cut_off(&mut self, key: &PublicKey) -> usize {
+        self.gateway.cut_off(key, self.now)
+    }
+}
+
+fn denial(error: &EnrolError) -> Denial {
+    match error {
+        EnrolError::Invite(RedeemError::Unknown) => Denial::InviteUnknown,
+        EnrolError::Invite(RedeemError::Used) => Denial::InviteUsed,
+        EnrolError::Invite(RedeemError::Expired) => Denial::InviteExpired,
+        EnrolError::Client(_) => Denial::AlreadyEnrolled,
+        EnrolError::Storage(_) => Denial::Busy,
+    }
+}
+
+/// A descriptor owned by somebody else, watched for reading.
+struct Watched(AsyncFd<Borrowed>);
+
+/// The number of a descriptor that outlives its watcher.
+struct Borrowed(RawFd);
+
+impl AsRawFd for Borrowed {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl Watched {
+    #[expect(deprecated, reason = "the replacement is unsafe, and the owner is dropped later")]
+    fn new(descriptor: RawFd) -> io::Result<Self> {
+        AsyncFd::with_interest(Borrowed(descriptor), Interest::READABLE).map(Self)
+    }
+
+    fn poll(&self, cx: &mut std::task::Context<'_>) -> bool {
+        match self.0.poll_read_ready(cx) {
+            Poll::Ready(Ok(mut guard)) => {
+                guard.clear_ready();
+                true
+            }
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => false,
+        }
+    }
+}
+
+/// The addresses of this machine: no client reaches them through the gateway.
+fn own_addresses() -> anyhow::Result<Vec<IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs().context("cannot list this machine's addresses")?;
+    Ok(interfaces
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+        })
+        .collect())
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        debug!(%error, "Cannot notify the service manager");
+    }
+}

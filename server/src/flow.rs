@@ -1,0 +1,294 @@
+//! One flow at the gateway: a stream of a client on one side, kernel TCP on the other.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use whimbrel_carrier::{Connection, Endpoint, Pipe, Pulled, StreamEnd};
+use whimbrel_common::session::{INITIAL_WINDOW, Violation};
+use whimbrel_common::wire::{FlowAnswer, RefuseReason, StreamCode};
+
+use crate::dial::{Destination, Ready};
+
+/// Bytes moved in one direction before other flows get their turn: a quarter of a millisecond at
+/// 16 Gbit/s.
+const BUDGET: usize = 512 * 1024;
+
+/// Bytes a flow may have waiting for its stream before the destination is left unread: the engine
+/// buffers on its own.
+const UNSENT: u64 = 256 * 1024;
+
+/// One flow.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub(crate) client: Connection,
+    pub(crate) pipe: Pipe,
+    pub(crate) destination: SocketAddr,
+    pub(crate) opened: Instant,
+    /// Bytes written to the destination.
+    pub(crate) up_bytes: u64,
+    /// Bytes read from the destination.
+    pub(crate) down_bytes: u64,
+    /// Whether the flow waits for its turn already.
+    pub(crate) queued: bool,
+    /// What the flow holds as last counted for its client.
+    pub(crate) counted: u64,
+    socket: Destination,
+    dialling: bool,
+    can_read: bool,
+    can_write: bool,
+    /// The kernel announced an end or an error: reads go on until they find it.
+    closing: bool,
+    read_end: bool,
+    write_end: bool,
+    ended: bool,
+}
+
+/// What a turn left to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Nothing until something becomes ready.
+    Rest,
+    /// More could be moved at once.
+    Again,
+    /// The flow is over.
+    Over(End),
+}
+
+/// How a flow ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Both directions were ended and the client knows.
+    Complete,
+    /// The dial failed; the client was told.
+    Refused(RefuseReason),
+    /// The destination reset the connection.
+    ByDestination,
+    /// The client reset the flow.
+    ByClient,
+    /// The client broke the rules of the flow.
+    Violation(Violation),
+}
+
+impl Flow {
+    /// A flow that is being dialled.
+    pub(crate) fn new(
+        client: Connection,
+        pipe: Pipe,
+        destination: SocketAddr,
+        socket: Destination,
+        now: Instant,
+    ) -> Self {
+        Self {
+            client,
+            pipe,
+            destination,
+            opened: now,
+            up_bytes: 0,
+            down_bytes: 0,
+            queued: false,
+            counted: 0,
+            socket,
+            dialling: true,
+            can_read: false,
+            can_write: false,
+            closing: false,
+            read_end: false,
+            write_end: false,
+            ended: false,
+        }
+    }
+
+    /// Whether the destination has not answered yet.
+    pub(crate) fn is_dialling(&self) -> bool {
+        self.dialling
+    }
+
+    /// Takes what the kernel says about the socket.
+    pub(crate) fn note(&mut self, ready: Ready) {
+        self.can_read |= ready.read;
+        self.can_write |= ready.write;
+        self.closing |= ready.broken || ready.read && ready.write && self.dialling;
+    }
+
+    /// The kernel's connection broke or ended: reads must go on to the end.
+    pub(crate) fn note_closing(&mut self) {
+        self.closing = true;
+    }
+
+    /// Bytes of the flow in this process.
+    pub(crate) fn held(&self) -> u64 {
+        self.pipe.sender.held()
+    }
+
+    /// Gives the flow up because its dial took too long.
+    pub(crate) fn time_out(&mut self, endpoint: &mut Endpoint) -> Turn {
+        self.refuse(RefuseReason::TimedOut, endpoint)
+    }
+
+    fn refuse(&mut self, reason: RefuseReason, endpoint: &mut Endpoint) -> Turn {
+        self.pipe.answer(&FlowAnswer::Refused { reason });
+        self.pipe.sender.finish();
+        // A stream that is gone already needs no answer.
+        let _ = self.pipe.push(endpoint, self.client);
+        Turn::Over(End::Refused(reason))
+    }
+
+    /// Moves what can be moved. `may_read` is false while the client holds too much already.
+    pub(crate) fn turn(
+        &mut self,
+        endpoint: &mut Endpoint,
+        scratch: &mut [u8],
+        may_read: bool,
+        rtt: Duration,
+        now: Instant,
+    ) -> Turn {
+        if self.dialling {
+            if !self.can_write {
+                return Turn::Rest;
+            }
+            if let Err(reason) = self.socket.outcome() {
+                return self.refuse(reason, endpoint);
+            }
+            self.dialling = false;
+            // Whatever came with the connection must be looked for.
+            self.can_read = true;
+            self.pipe.answer(&FlowAnswer::Opened { limit: self.pipe.receiver.limit() });
+        }
+        let up = match self.carry_up(endpoint, rtt, now) {
+            Ok(more) => more,
+            Err(end) => return Turn::Over(end),
+        };
+        let down = match self.carry_down(endpoint, scratch, may_read) {
+            Ok(more) => more,
+            Err(end) => return Turn::Over(end),
+        };
+        if self.pipe.is_done() {
+            Turn::Over(End::Complete)
+        } else if up || down {
+            Turn::Again
+        } else {
+            Turn::Rest
+        }
+    }
+
+    /// Client to destination; whether more could be moved at once.
+    fn carry_up(
+        &mut self,
+        endpoint: &mut Endpoint,
+        rtt: Duration,
+        now: Instant,
+    ) -> Result<bool, End> {
+        let mut moved = 0;
+        while !self.ended {
+            self.fetch(endpoint)?;
+            if self.socket.queued() == 0 {
+                if self.write_end {
+                    self.socket.end().map_err(|_| End::ByDestination)?;
+                    self.pipe.receiver.take_end();
+                    self.ended = true;
+                }
+                return Ok(false);
+            }
+            if !self.can_write {
+                return Ok(false);
+            }
+            if moved >= BUDGET {
+                return Ok(true);
+            }
+            match self.socket.write() {
+                Ok(count) => {
+                    self.pipe.receiver.take(count, now, rtt).map_err(End::Violation)?;
+                    self.up_bytes += count as u64;
+                    moved += count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.can_write = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(End::ByDestination),
+            }
+        }
+        Ok(false)
+    }
+
+    fn fetch(&mut self, endpoint: &mut Endpoint) -> Result<(), End> {
+        while !self.write_end && self.socket.takes_more() {
+            match self.pipe.pull(endpoint, self.client, BUDGET) {
+                Pulled::Data(bytes) => self.socket.queue(bytes),
+                Pulled::Blocked | Pulled::Superseded => break,
+                Pulled::End => self.write_end = true,
+                Pulled::Reset => return Err(End::ByClient),
+            }
+        }
+        Ok(())
+    }
+
+    /// Destination to client; whether more could be moved at once.
+    fn carry_down(
+        &mut self,
+        endpoint: &mut Endpoint,
+        scratch: &mut [u8],
+        may_read: bool,
+    ) -> Result<bool, End> {
+        let mut moved = 0;
+        self.push(endpoint)?;
+        let may_read = may_read || self.held() < INITIAL_WINDOW;
+        while self.can_read && !self.read_end && may_read && self.unsent() < UNSENT {
+            let room = self.pipe.sender.room().min(scratch.len());
+            if room == 0 {
+                break;
+            }
+            if moved >= BUDGET {
+                return Ok(true);
+            }
+            match self.socket.read(&mut scratch[..room]) {
+                Ok(0) => {
+                    self.read_end = true;
+                    self.pipe.sender.finish();
+                }
+                Ok(count) => {
+                    self.pipe.sender.push(Bytes::copy_from_slice(&scratch[..count]));
+                    self.down_bytes += count as u64;
+                    moved += count;
+                    // A short read has emptied the socket; an end still to come is announced.
+                    self.can_read = count == room || self.closing;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.can_read = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(End::ByDestination),
+            }
+            self.push(endpoint)?;
+        }
+        Ok(false)
+    }
+
+    fn unsent(&self) -> u64 {
+        self.pipe.sender.held() - self.pipe.sender.in_flight()
+    }
+
+    fn push(&mut self, endpoint: &mut Endpoint) -> Result<(), End> {
+        match self.pipe.push(endpoint, self.client) {
+            Ok(()) => Ok(()),
+            Err(StreamEnd::Stopped(code)) => match StreamCode::from_code(code) {
+                StreamCode::Reset => Err(End::ByClient),
+                StreamCode::Superseded => Ok(()),
+            },
+            // Everything was said and acknowledged.
+            Err(StreamEnd::Gone) => Ok(()),
+        }
+    }
+
+    /// Bytes read from the stream but not written are sent again on the next one.
+    pub(crate) fn forget_queued(&mut self) {
+        self.socket.forget_queued();
+        self.write_end = self.ended;
+    }
+
+    /// Ends the kernel's connection the way the flow ended.
+    pub(crate) fn close(self, end: End) {
+        match end {
+            End::ByClient | End::Violation(_) => self.socket.reset(),
+            End::Complete | End::Refused(_) | End::ByDestination => {}
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! One connected client at the gateway.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use whimbrel_carrier::{Connection, ControlStream, Endpoint, Path, Reports, Stream};
+use whimbrel_common::identity::{ClientName, PublicKey};
+use whimbrel_common::path::{Config, Evidence, Input, PathKey, Paths, Role};
+use whimbrel_common::wire::{SessionId, WireFlow};
+
+/// A stranger has this long to say who it is.
+pub(crate) const ADMISSION: Duration = Duration::from_secs(5);
+
+/// Paths are judged at most this often while traffic flows: a tenth of the shortest silence that
+/// matters.
+const JUDGE_EVERY: Duration = Duration::from_millis(4);
+
+/// What a stream of the client carries.
+#[derive(Debug)]
+pub(crate) enum Use {
+    /// Its header is not complete.
+    Header(BytesMut),
+    /// A flow, by the gateway's number.
+    Flow(u64),
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) connection: Connection,
+    pub(crate) key: PublicKey,
+    pub(crate) remote: SocketAddr,
+    pub(crate) since: Instant,
+    /// Set once the key was admitted.
+    pub(crate) name: Option<ClientName>,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) control: Option<ControlStream>,
+    pub(crate) greeted: bool,
+    pub(crate) flows: BTreeMap<WireFlow, u64>,
+    pub(crate) streams: HashMap<Stream, Use>,
+    pub(crate) reports: Reports,
+    pub(crate) paths: Paths,
+    /// The highest flow id dialled: ids only rise.
+    pub(crate) newest: Option<WireFlow>,
+    /// Bytes of all its flows in this process.
+    pub(crate) held: u64,
+    pub(crate) up_bytes: u64,
+    pub(crate) down_bytes: u64,
+    pub(crate) moves: u64,
+    pub(crate) dials: u64,
+    judged: Option<Instant>,
+    heard: BTreeMap<Path, (u64, Instant)>,
+}
+
+impl Peer {
+    pub(crate) fn new(
+        connection: Connection,
+        key: PublicKey,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Self {
+        let mut paths = Paths::new(Role::Gateway, Config::new(Role::Gateway));
+        paths.handle(Input::Opened { path: PathKey(Path::FIRST.0) }, now);
+        Self {
+            connection,
+            key,
+            remote,
+            since: now,
+            name: None,
+            session: None,
+            control: None,
+            greeted: false,
+            flows: BTreeMap::new(),
+            streams: HashMap::new(),
+            reports: Reports::default(),
+            paths,
+            newest: None,
+            held: 0,
+            up_bytes: 0,
+            down_bytes: 0,
+            moves: 0,
+            dials: 0,
+            judged: None,
+            heard: BTreeMap::new(),
+        }
+    }
+
+    /// When something must be done even if nothing arrives.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let admission = self.name.is_none().then(|| self.since + ADMISSION);
+        [admission, self.reports.deadline(), self.paths.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Tells the path decisions what is known now. Cheap calls in between do nothing.
+    pub(crate) fn judge(&mut self, endpoint: &mut Endpoint, now: Instant) {
+        let due = self.paths.poll_timeout().is_some_and(|deadline| deadline <= now);
+        let recent = self.judged.is_some_and(|judged| now < judged + JUDGE_EVERY);
+        if recent && !due {
+            return;
+        }
+        self.judged = Some(now);
+        for path in endpoint.paths(self.connection) {
+            let Some(view) = endpoint.path(self.connection, path) else { continue };
+            let heard = self.heard.entry(path).or_insert((view.rx_bytes, now));
+            if heard.0 != view.rx_bytes {
+                *heard = (view.rx_bytes, now);
+            }
+            let Some(progress) = view.progress else { continue };
+            let evidence = Evidence {
+                expecting_since: progress.expecting_since,
+                last_ack: progress.last_ack,
+                last_receive: Some(heard.1),
+                srtt: progress.srtt,
+                rttvar: progress.rttvar,
+            };
+            self.paths.handle(Input::Evidence { path: PathKey(path.0), evidence }, now);
+        }
+        self.paths.handle_timeout(now);
+    }
+
+    /// A path is gone.
+    pub(crate) fn forget_path(&mut self, path: Path, now: Instant) {
+        self.heard.remove(&path);
+        self.paths.handle(Input::Closed { path: PathKey(path.0) }, now);
+    }
+
+    /// The round trip flows of this client are judged by.
+    pub(crate) fn rtt(&self) -> Duration {
+        let active = self.paths.active();
+        self.paths
+            .paths()
+            .find(|view| Some(view.path) == active)
+            .map_or(Duration::from_millis(100), |view| view.evidence.srtt)
+    }
+}
