@@ -25,13 +25,13 @@ use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use whimbrel_client_core::plan::{Family, MAIN_TABLE};
 
 use crate::host::netlink::{Netlink, io_error};
-use crate::host::translate;
-use crate::tun::address_of;
+use crate::host::translate::{self, address_of};
 
 mod inventory;
 mod wake;
@@ -51,7 +51,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Bytes of messages the kernel may queue for us; the default of 212,992 overflows when a
 /// container host starts.
-const RECEIVE_BUFFER: u32 = 1 << 20;
+const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// A way out of this host.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -295,6 +295,7 @@ impl Watch {
         self.due = Some(((now + QUIET).min(latest), latest));
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel has many more messages")]
     fn heed(&mut self, message: NetlinkPayload<RouteNetlinkMessage>) {
         if let NetlinkPayload::InnerMessage(message) = &message {
             match message {
@@ -410,8 +411,11 @@ fn subscribe() -> io::Result<(
         MulticastGroup::Ipv6Route,
     ];
     let (mut connection, _handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
-    rtnetlink::sys::AsyncSocket::socket_mut(connection.socket_mut())
-        .set_rx_buf_sz(RECEIVE_BUFFER)?;
+    let socket = rtnetlink::sys::AsyncSocket::socket_ref(connection.socket_mut());
+    // Beyond `net.core.rmem_max` where privilege allows it, up to it elsewhere.
+    if set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER).is_err() {
+        set_socket_recv_buffer_size(socket, RECEIVE_BUFFER)?;
+    }
     Ok((tokio::spawn(connection), messages.map(|(message, _)| message)))
 }
 

@@ -72,8 +72,7 @@ impl Slab {
 }
 
 impl Buffers for Slab {
-    /// All zero.
-    /// `None` when `bytes` is 0 or more than this slab was made for, or when the process may map
+    /// The rings are all zero. `None` when `bytes` is 0 or more than this slab was made for, or when the process may map
     /// no more memory.
     fn lease(
         &mut self,

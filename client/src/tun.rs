@@ -14,14 +14,13 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMe
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
 };
-use rtnetlink::packet_route::route::RouteAttribute;
 use rtnetlink::{Error as NetlinkError, LinkUnspec};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use whimbrel_client_core::plan::{Family, MAIN_TABLE};
 
 use crate::host::netlink::{Netlink, io_error};
-use crate::host::translate;
+use crate::host::translate::{self, address_of, name_of};
 
 /// The TUN's IPv4 address unless configured: one address out of the private ranges, away from
 /// the parts that routers, containers and other tunnels hand out by default.
@@ -395,10 +394,7 @@ async fn check_clash(netlink: &Netlink, name: &str, wanted: IpAddr) -> Result<()
     // A family without routes answers with an error; there is nothing to warn about then.
     while let Ok(Some(route)) = routes.try_next().await {
         let Some(network) = translate::destination(family, &route) else { continue };
-        let device = route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Oif(index) => Some(*index),
-            _ => None,
-        });
+        let device = translate::output_interface(&route);
         if translate::table(&route) == MAIN_TABLE
             && network.prefix() > 0
             && network.contains(wanted)
@@ -413,32 +409,10 @@ async fn check_clash(netlink: &Netlink, name: &str, wanted: IpAddr) -> Result<()
     Ok(())
 }
 
-/// The address a message is about, on the side of this host.
-pub(crate) fn address_of(message: &AddressMessage) -> Option<IpAddr> {
-    let mut found = None;
-    for attribute in &message.attributes {
-        match attribute {
-            // On a point-to-point link `Address` is the other end.
-            AddressAttribute::Local(local) => return Some(*local),
-            AddressAttribute::Address(address) => found = Some(*address),
-            _ => {}
-        }
-    }
-    found
-}
-
 async fn interface_name(netlink: &Netlink, index: u32) -> String {
     let found = netlink.handle().link().get().match_index(index).execute();
     let link = std::pin::pin!(found).try_next().await.ok().flatten();
     link.and_then(|link| name_of(&link)).unwrap_or_else(|| format!("#{index}"))
-}
-
-/// The name of the interface a message is about.
-pub(crate) fn name_of(link: &LinkMessage) -> Option<String> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    })
 }
 
 #[cfg(test)]

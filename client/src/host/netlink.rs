@@ -36,8 +36,5 @@ impl Drop for Netlink {
 
 /// The operating system's error behind a failed request.
 pub(crate) fn io_error(error: Error) -> io::Error {
-    match error {
-        Error::NetlinkError(refusal) => refusal.to_io(),
-        other => io::Error::other(other),
-    }
+    if let Error::NetlinkError(refusal) = error { refusal.to_io() } else { io::Error::other(error) }
 }

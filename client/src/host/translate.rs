@@ -1,7 +1,13 @@
-//! Rules and routes as the kernel writes them.
+//! Rules, routes and the rest as the kernel writes them.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the kernel has many attributes, and more with each version"
+)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -210,12 +216,39 @@ pub(crate) fn table_of(family: Family, table: u32) -> RouteMessage {
     message
 }
 
-fn known_route(family: Family, message: &RouteMessage) -> Option<Route> {
-    let destination = destination(family, message)?;
-    let device = message.attributes.iter().find_map(|attribute| match attribute {
+/// The one interface a route leads through.
+pub(crate) fn output_interface(message: &RouteMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
-    });
+    })
+}
+
+/// The address a message is about, on the side of this host.
+pub(crate) fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+    let mut found = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // On a point-to-point link `Address` is the other end.
+            AddressAttribute::Local(local) => return Some(*local),
+            AddressAttribute::Address(address) => found = Some(*address),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The name of the interface a message is about.
+pub(crate) fn name_of(link: &LinkMessage) -> Option<String> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })
+}
+
+fn known_route(family: Family, message: &RouteMessage) -> Option<Route> {
+    let destination = destination(family, message)?;
+    let device = output_interface(message);
     let target = match (message.header.kind, device) {
         // IPv6 reports the loopback interface for a throw route.
         (RouteType::Throw, _) => Target::Throw,

@@ -1,4 +1,8 @@
 //! What the kernel says about interfaces, addresses and routes, and which of them are uplinks.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the kernel has many attributes, and more with each version"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,8 +16,7 @@ use whimbrel_client_core::plan::{Family, MAIN_TABLE};
 use whimbrel_common::cidr::Cidr;
 
 use super::{DownReason, LinkEvent, Uplink};
-use crate::host::translate;
-use crate::tun::{address_of, name_of};
+use crate::host::translate::{self, address_of, name_of};
 
 /// One reading of the host.
 #[derive(Debug, Default)]

@@ -39,24 +39,23 @@ impl Observer {
     }
 
     async fn next_up(&mut self) -> Uplink {
-        match self.next().await {
-            LinkEvent::Up(uplink) => uplink,
-            other => panic!("expected an uplink, got {other:?}"),
-        }
+        let event = self.next().await;
+        let LinkEvent::Up(uplink) = event else { panic!("expected an uplink, got {event:?}") };
+        uplink
     }
 
     async fn next_changed(&mut self) -> Uplink {
-        match self.next().await {
-            LinkEvent::Changed(uplink) => uplink,
-            other => panic!("expected a change, got {other:?}"),
-        }
+        let event = self.next().await;
+        let LinkEvent::Changed(uplink) = event else { panic!("expected a change, got {event:?}") };
+        uplink
     }
 
     async fn next_down(&mut self) -> (String, DownReason) {
-        match self.next().await {
-            LinkEvent::Down { name, reason, .. } => (name, reason),
-            other => panic!("expected a loss, got {other:?}"),
-        }
+        let event = self.next().await;
+        let LinkEvent::Down { name, reason, .. } = event else {
+            panic!("expected a loss, got {event:?}")
+        };
+        (name, reason)
     }
 }
 
@@ -195,12 +194,50 @@ fn our_tun_and_ports_of_a_bridge_are_no_uplinks() {
     });
 }
 
+/// Messages the kernel has dropped for want of room, over all netlink sockets of this namespace.
+fn dropped_messages() -> u64 {
+    let table = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
+    let drops = table.lines().skip(1).map(|line| line.split_whitespace().nth(8).unwrap());
+    drops.map(|drops| drops.parse::<u64>().unwrap()).sum()
+}
+
 #[test]
-fn lost_messages_cause_a_new_reading() {
-    let (sender, _events) = unbounded_channel();
-    let mut watch = Watch::new("whimbrel0".to_owned(), Vec::new(), sender);
-    watch.heed(NetlinkPayload::Overrun(Vec::new()));
-    assert!(watch.due.is_some());
+fn lost_messages_cost_a_new_reading_and_no_event() {
+    isolated(async || {
+        let lab = Lab::open();
+        uplink(&lab, "wan0", "isp0", V4, 100).await;
+        let (sender, mut events) = unbounded_channel();
+        let (gateway, orders) = unbounded_channel();
+        let watch = Watch::new("whimbrel0".to_owned(), vec![GATEWAY.into()], sender);
+        let watching = watch.run(orders, Sleep::watch().unwrap());
+        let observing = async {
+            assert_eq!(events.recv().await, Some(LinkEvent::OwnAddresses(vec![])));
+            assert!(matches!(events.recv().await, Some(LinkEvent::Up(_))));
+            // The watch shares this thread: while the thread waits, nobody reads its messages.
+            let busy = std::thread::spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.unwrap().block_on(async {
+                    let lab = Lab::open();
+                    let mut rounds = 0;
+                    while dropped_messages() == 0 && rounds < 20_000 {
+                        let other = Ipv4Addr::new(198, 51, 100, 7).into();
+                        lab.address("isp0", other, 24).await;
+                        lab.remove_address("isp0", other).await;
+                        rounds += 1;
+                    }
+                    assert!(dropped_messages() > 0, "the kernel dropped no message");
+                    lab.delete("wan0").await;
+                });
+            });
+            busy.join().unwrap();
+            let event = events.recv().await;
+            let Some(LinkEvent::Down { name, reason, .. }) = event else { panic!("{event:?}") };
+            assert_eq!((name.as_str(), reason), ("wan0", DownReason::Removed));
+            drop(gateway);
+        };
+        let both = async { tokio::join!(watching, observing) };
+        tokio::time::timeout(Duration::from_secs(60), both).await.expect("no event came");
+    });
 }
 
 #[test]
