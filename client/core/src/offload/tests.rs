@@ -11,7 +11,7 @@ fn data_v4(bytes: usize) -> Vec<u8> {
     packet[2..4].copy_from_slice(&total.to_be_bytes());
     packet.extend([192, 0, 2, 1, 10, 0, 0, 2]);
     packet.extend([0, 80, 0x13, 0x88, 0, 0, 0, 9, 0, 0, 0, 7, 0x50, 16, 1, 0, 0xbb, 0xbb, 0, 0]);
-    packet.extend((0..bytes).map(|at| (at % 251) as u8));
+    packet.extend((0..bytes).map(|at| at.to_le_bytes()[0] ^ 3));
     packet
 }
 

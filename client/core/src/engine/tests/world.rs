@@ -417,7 +417,7 @@ impl Host {
 
 /// Bytes that differ at every offset within reach.
 pub(super) fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|at| ((at ^ (at >> 8) ^ (at >> 16)) & 0xff) as u8).collect()
+    (0..length).map(|at| (at ^ (at >> 8) ^ (at >> 16)).to_le_bytes()[0]).collect()
 }
 
 /// A hand-made segment of the application.
