@@ -124,7 +124,8 @@ fn socket(to: SocketAddr) -> Socket {
 }
 
 async fn create_tun() -> Tun {
-    Tun::create("whimbrel0", 1500, Some((DEFAULT_V4, 32)), Some((DEFAULT_V6, 128))).await.unwrap()
+    let tun = Tun::create("whimbrel0", 1500, Some((DEFAULT_V4, 32)), Some((DEFAULT_V6, 128)));
+    tun.await.unwrap_or_else(|error| panic!("no TUN to test with: {error}"))
 }
 
 fn plan(tun: &Tun) -> Plan {
