@@ -129,6 +129,10 @@ async fn create_tun() -> Tun {
 }
 
 fn plan(tun: &Tun) -> Plan {
+    plan_when(tun, false)
+}
+
+fn plan_when(tun: &Tun, paused: bool) -> Plan {
     let interface = tun.interface().unwrap();
     let own = HOME.iter().filter_map(|address| match address {
         IpAddr::V4(_) => None,
@@ -144,7 +148,7 @@ fn plan(tun: &Tun) -> Plan {
         own_v6_addresses: &own.collect::<Vec<_>>(),
         mark: MARK,
         table: TABLE,
-        paused: false,
+        paused,
     })
 }
 
@@ -247,6 +251,53 @@ fn only_new_tcp_enters_the_tun() {
             converse(&connect(far).unwrap());
             converse(&existing);
             existing.shutdown(Shutdown::Both).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_pause_lets_new_connections_go_direct_and_keeps_captured_ones() {
+    isolated(async || {
+        let world = World::new().await;
+        let tun = create_tun().await;
+        let mut host = Host::open().unwrap();
+        host.apply(&plan(&tun)).await.unwrap();
+        host.apply(&plan_when(&tun, true)).await.unwrap();
+        for (family, captured) in [DEFAULT_V4.into(), DEFAULT_V6.into()].into_iter().enumerate() {
+            let far = world.at(FAR[family]);
+            converse(&connect(far).unwrap());
+            let source: IpAddr = captured;
+            let flow = socket(far);
+            flow.bind(&SocketAddr::new(source, 0).into()).unwrap();
+            flow.set_nonblocking(true).unwrap();
+            flow.connect(&far.into()).unwrap_err();
+            assert_eq!(next_tcp(&tun).await, (source, FAR[family], true));
+        }
+        host.apply(&plan(&tun)).await.unwrap();
+        let new = socket(world.at(FAR[0]));
+        new.set_nonblocking(true).unwrap();
+        new.connect(&world.at(FAR[0]).into()).unwrap_err();
+        assert_eq!(next_tcp(&tun).await.1, FAR[0]);
+    });
+}
+
+#[test]
+fn after_a_kill_new_connections_go_direct_and_captured_ones_never_leak() {
+    isolated(async || {
+        let world = World::new().await;
+        let tun = create_tun().await;
+        Host::open().unwrap().apply(&plan(&tun)).await.unwrap();
+        drop(tun);
+        // A captured flow's socket keeps its source address when the TUN is gone.
+        world.lab.address("lo", DEFAULT_V4.into(), 32).await;
+        world.lab.address("lo", DEFAULT_V6.into(), 128).await;
+        for (family, source) in [DEFAULT_V4.into(), DEFAULT_V6.into()].into_iter().enumerate() {
+            let far = world.at(FAR[family]);
+            converse(&connect(far).unwrap());
+            let flow = socket(far);
+            flow.bind(&SocketAddr::new(source, 0).into()).unwrap();
+            let error = flow.connect_timeout(&far.into(), PATIENCE).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH), "{error}");
         }
     });
 }

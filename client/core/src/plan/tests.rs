@@ -126,9 +126,8 @@ fn exemptions_come_before_and_go_after_what_captures() {
     let nop = |change: &Change| matches!(change, Change::AddRule(r) | Change::RemoveRule(r) if r.action == Action::Nop);
     let bound = |change: &Change| matches!(change, Change::AddRule(r) | Change::RemoveRule(r) if r.priority == BOUND);
     let route = |change: &Change| matches!(change, Change::PutRoute(_) | Change::RemoveRoute(_));
-    let at = |steps: &[Change], what: &dyn Fn(&Change) -> bool| {
-        steps.iter().position(what).unwrap()
-    };
+    let at =
+        |steps: &[Change], what: &dyn Fn(&Change) -> bool| steps.iter().position(what).unwrap();
     assert!(up.iter().rposition(route).unwrap() < at(&up, &capture));
     assert!(at(&up, &nop) < at(&up, &bound));
     assert!(at(&up, &bound) < up.iter().rposition(capture).unwrap());
