@@ -3,15 +3,18 @@
 //! standard harness that matter here.
 
 use crate::{lab, role};
-use std::io::Write;
-use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::io::{Read, Seek, Write};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 /// A test: a sentence and what proves it.
 pub type Test = (&'static str, fn() -> anyhow::Result<()>);
 
 /// Runs one test of the suite by its exact name.
 const ONE: &str = "__test";
+
+/// A test that takes longer than this hangs: the longest ones last about a minute.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Names a test with its own function.
 #[macro_export]
@@ -79,23 +82,17 @@ fn run_apart(chosen: &[&Test], choice: &Choice) -> ExitCode {
     for (name, _) in chosen {
         say(&format!("test {name} ... "));
         let begin = Instant::now();
-        let mut command = Command::new("/proc/self/exe");
-        command.args([ONE, name]).stdin(Stdio::null());
-        let output = if choice.show_output {
-            command.status().map(|status| (status, Vec::new()))
-        } else {
-            command.output().map(|out| (out.status, [out.stdout, out.stderr].concat()))
-        };
+        let outcome = run_one(name, choice.show_output);
         let took = begin.elapsed().as_secs_f64();
-        match output {
+        match outcome {
             Ok((status, _)) if status.success() => say(&format!("ok ({took:.1} s)\n")),
             Ok((status, output)) => {
                 say(&format!("FAILED ({status}, {took:.1} s)\n"));
-                failed.push((name, String::from_utf8_lossy(&output).into_owned()));
+                failed.push((name, output));
             }
             Err(error) => {
                 say("FAILED\n");
-                failed.push((name, format!("starting the test: {error}")));
+                failed.push((name, format!("{error:?}")));
             }
         }
     }
@@ -105,6 +102,35 @@ fn run_apart(chosen: &[&Test], choice: &Choice) -> ExitCode {
     let passed = chosen.len() - failed.len();
     say(&format!("\ntest result: {passed} passed; {} failed\n\n", failed.len()));
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
+}
+
+/// Runs one test in a process of its own; its exit status and what it said.
+fn run_one(name: &str, show_output: bool) -> anyhow::Result<(ExitStatus, String)> {
+    let mut said = tempfile::tempfile()?;
+    let mut command = Command::new("/proc/self/exe");
+    command.args([ONE, name]).stdin(Stdio::null());
+    if !show_output {
+        command.stdout(said.try_clone()?).stderr(said.try_clone()?);
+    }
+    let mut child = command.spawn()?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut status = child.try_wait()?;
+    while status.is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+        status = child.try_wait()?;
+    }
+    let mut output = String::new();
+    let status = match status {
+        Some(status) => status,
+        None => {
+            child.kill()?;
+            output = format!("killed: it was not done after {PATIENCE:?}\n");
+            child.wait()?
+        }
+    };
+    said.rewind()?;
+    said.read_to_string(&mut output)?;
+    Ok((status, output))
 }
 
 impl Choice {

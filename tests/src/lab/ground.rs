@@ -12,6 +12,9 @@ use std::sync::OnceLock;
 
 static ENTERED: OnceLock<()> = OnceLock::new();
 
+/// Whether the person is root; a user namespace makes everybody look like it.
+static ROOT: OnceLock<bool> = OnceLock::new();
+
 /// This host does not let us build a lab. Says why and what to do.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Denied {
@@ -40,6 +43,7 @@ pub fn enter() -> Result<(), Denied> {
     if entered() {
         return Ok(());
     }
+    ROOT.get_or_init(|| rustix::process::geteuid().is_root());
     let ours = UnshareFlags::NEWNS | UnshareFlags::NEWNET;
     match unshare(ours) {
         Ok(()) => {}
@@ -123,7 +127,7 @@ impl Facts {
         let read = |path| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
         let tun = Path::new("/dev/net/tun");
         Self {
-            root: rustix::process::geteuid().is_root(),
+            root: ROOT.get().copied().unwrap_or(false),
             clone_switch: read("/proc/sys/kernel/unprivileged_userns_clone"),
             apparmor_switch: read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
             namespace_limit: read("/proc/sys/user/max_user_namespaces"),

@@ -108,7 +108,8 @@ fn listen(
         if left.is_zero() {
             break;
         }
-        socket.set_read_timeout(Some(left))?;
+        // Less than a microsecond would become zero, which means for ever.
+        socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         let Ok(length) = (&*socket).read(&mut buffer) else { continue };
         if let Some(sequence) = reply_sequence(&buffer[..length], identifier)
             && let Some(when) = sent.get(usize::from(sequence))
