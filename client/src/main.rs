@@ -1,1 +1,5 @@
-fn main() {}
+//! `whimbrel`.
+
+fn main() -> std::process::ExitCode {
+    whimbrel::cli::main(std::env::args_os().collect())
+}

@@ -1,0 +1,231 @@
+//! The command line of `whimbrel`.
+
+mod ask;
+mod demo;
+mod join;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+use whimbrel_common::config::{ClientConfig, ConfigError, InterfaceName};
+use whimbrel_common::units::{Period, UnitError};
+use whimbrel_host::output::line;
+use whimbrel_host::{Layout, Role, exit, files, logging};
+
+use crate::daemon::Launch;
+use crate::host::Host;
+
+/// Runs the command line `args` (the first one is the program's name) and returns the exit code.
+#[must_use]
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    let command = match Cli::try_parse_from(args) {
+        Ok(cli) => cli.command,
+        Err(error) => {
+            // Nobody is left to tell if this cannot be written.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(exit::USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match dispatch(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::failure("whimbrel", &error),
+    }
+}
+
+/// Reads the configuration and the key and becomes the daemon.
+fn up(layout: Layout) -> anyhow::Result<()> {
+    logging::init(LevelFilter::INFO)?;
+    let config = read_config(&layout)?;
+    let key = files::read_key(layout.key_to_read()).with_context(
+        || "there is no usable key; ask for a new invite and `whimbrel join` again",
+    )?;
+    crate::daemon::run(Launch { config, layout, key })
+}
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "whimbrel",
+    version,
+    about = "Keeps TCP connections alive while the network under them changes",
+    long_about = None
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Become a client of a gateway, with the invite its owner sent
+    Join(Join),
+    /// Run the daemon in the foreground (systemd runs this)
+    Up(Place),
+    /// Show what the daemon does
+    Status(Listing),
+    /// List the paths to the gateway
+    Paths(Listing),
+    /// List the connections that are carried
+    Flows(Listing),
+    /// List what happened lately
+    Events(Events),
+    /// Move to a link by hand
+    Move(Move),
+    /// Let new connections go direct, for a time or until `resume`
+    Pause(Pause),
+    /// Capture new connections again
+    Resume(Place),
+    /// Validate a configuration
+    Check(Place),
+    /// Remove rules and routes that a killed daemon left behind
+    #[command(hide = true)]
+    Cleanup(Place),
+    /// Show the whole story on one machine: no root, no set-up
+    Demo(Demo),
+}
+
+#[derive(Args, Debug)]
+struct Place {
+    /// Use this configuration file, with key, state and control socket beside it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct Join {
+    /// The line that `whimbrel-gateway invite` printed, in quotes
+    invite: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args, Debug)]
+struct Listing {
+    #[command(flatten)]
+    place: Place,
+    /// Print a JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct Events {
+    #[command(flatten)]
+    place: Place,
+    /// Print a JSON document; with --follow, one per line
+    #[arg(long)]
+    json: bool,
+    /// Keep printing what happens
+    #[arg(long)]
+    follow: bool,
+}
+
+#[derive(Args, Debug)]
+struct Move {
+    /// The interface to move to, and to stay on
+    #[arg(required_unless_present = "auto", conflicts_with = "auto")]
+    link: Option<InterfaceName>,
+    /// Choose by itself again
+    #[arg(long)]
+    auto: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args, Debug)]
+struct Pause {
+    /// For how long: 90s, 10m, 2h [default: until `resume`]
+    #[arg(value_parser = parse_pause)]
+    duration: Option<Period>,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args, Debug)]
+struct Demo {
+    /// A command to run inside the demo while its networks keep changing
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+impl Place {
+    fn layout(self) -> Layout {
+        Layout::for_config(self.config, Role::Client)
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Join(args) => join::join(&args.place.layout(), &args.invite),
+        Command::Up(place) => up(place.layout()),
+        Command::Status(args) => ask::status(&args.place.layout(), args.json),
+        Command::Paths(args) => ask::paths(&args.place.layout(), args.json),
+        Command::Flows(args) => ask::flows(&args.place.layout(), args.json),
+        Command::Events(args) => ask::events(&args.place.layout(), args.json, args.follow),
+        Command::Move(args) => ask::relocate(&args.place.layout(), args.link.as_ref()),
+        Command::Pause(args) => ask::pause(&args.place.layout(), args.duration),
+        Command::Resume(place) => ask::resume(&place.layout()),
+        Command::Check(place) => check(&place.layout()),
+        Command::Cleanup(_) => cleanup(),
+        Command::Demo(args) => demo::demo(args.command),
+    }
+}
+
+fn parse_pause(text: &str) -> Result<Period, String> {
+    let period: Period = text.parse().map_err(|error: UnitError| error.to_string())?;
+    if period.0.is_zero() {
+        return Err("a pause of no time; to end one, run `whimbrel resume`".to_owned());
+    }
+    Ok(period)
+}
+
+fn read_config(layout: &Layout) -> anyhow::Result<ClientConfig> {
+    let file = layout.config.display().to_string();
+    let Some(text) = files::read_if_any(&layout.config)? else {
+        let message = format!(
+            "there is no such configuration; make one with `whimbrel join INVITE{}`",
+            layout.option()
+        );
+        return Err(ConfigError { file, line: None, message }.into());
+    };
+    Ok(ClientConfig::parse(&text, &file)?)
+}
+
+fn check(layout: &Layout) -> anyhow::Result<()> {
+    let config = read_config(layout)?;
+    line(format_args!("{} is valid, for the gateway {}.", layout.config.display(), config.gateway));
+    if layout.key_to_read().exists() {
+        files::read_key(layout.key_to_read())?;
+    } else {
+        line(format_args!(
+            "There is no key at {} yet; `whimbrel join INVITE` makes one.",
+            layout.key.display()
+        ));
+    }
+    Ok(())
+}
+
+fn cleanup() -> anyhow::Result<()> {
+    logging::init(LevelFilter::WARN)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let removed = runtime
+        .block_on(async { Host::open()?.remove().await })
+        .context("cannot remove Whimbrel's rules and routes; run this as root")?;
+    if removed > 0 {
+        line(format_args!("Removed {removed} rules and routes that were left behind."));
+    }
+    Ok(())
+}

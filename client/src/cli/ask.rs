@@ -1,0 +1,114 @@
+//! The commands that talk to the running daemon.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Context as _, anyhow};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use whimbrel_common::config::InterfaceName;
+use whimbrel_common::units::Period;
+use whimbrel_host::Layout;
+use whimbrel_host::control::{self, AskError};
+use whimbrel_host::output::{document, line};
+
+use crate::report::{Event, FlowReport, PathReport, Status};
+use crate::show;
+
+pub(super) fn status(layout: &Layout, json: bool) -> anyhow::Result<()> {
+    list(layout, "status", json, |status: Status| show::status(&status))
+}
+
+pub(super) fn paths(layout: &Layout, json: bool) -> anyhow::Result<()> {
+    list(layout, "paths", json, |paths: Vec<PathReport>| show::paths(&paths))
+}
+
+pub(super) fn flows(layout: &Layout, json: bool) -> anyhow::Result<()> {
+    list(layout, "flows", json, |flows: Vec<FlowReport>| show::flows(&flows))
+}
+
+pub(super) fn events(layout: &Layout, json: bool, follow: bool) -> anyhow::Result<()> {
+    if follow {
+        return follow_events(layout, json);
+    }
+    list(layout, "events", json, |events: Vec<Event>| {
+        if events.is_empty() {
+            return "Nothing happened yet.".to_owned();
+        }
+        events.iter().map(show::event).collect::<Vec<_>>().join("\n")
+    })
+}
+
+pub(super) fn relocate(layout: &Layout, link: Option<&InterfaceName>) -> anyhow::Result<()> {
+    order(layout, "move", &json!({ "link": link }))
+}
+
+pub(super) fn pause(layout: &Layout, duration: Option<Period>) -> anyhow::Result<()> {
+    order(layout, "pause", &json!({ "duration": duration }))
+}
+
+pub(super) fn resume(layout: &Layout) -> anyhow::Result<()> {
+    order(layout, "resume", &Value::Null)
+}
+
+fn list<T: DeserializeOwned>(
+    layout: &Layout,
+    verb: &str,
+    json: bool,
+    show: impl FnOnce(T) -> String,
+) -> anyhow::Result<()> {
+    let answer = ask(layout, verb, &Value::Null)?;
+    if json {
+        document(&answer);
+    } else {
+        line(show(parse(answer)?));
+    }
+    Ok(())
+}
+
+fn order(layout: &Layout, verb: &str, args: &Value) -> anyhow::Result<()> {
+    let answer = ask(layout, verb, args)?;
+    line(answer.get("text").and_then(Value::as_str).unwrap_or("Done."));
+    Ok(())
+}
+
+fn follow_events(layout: &Layout, json: bool) -> anyhow::Result<()> {
+    let mut failure = None;
+    let followed = control::follow(&layout.socket, "events", &json!({ "follow": true }), |value| {
+        if json {
+            line(value);
+            return ControlFlow::Continue(());
+        }
+        match parse::<Event>(value) {
+            Ok(event) => {
+                line(show::event(&event));
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    });
+    followed.map_err(|error| explain(layout, error))?;
+    failure.map_or(Ok(()), Err)
+}
+
+fn ask(layout: &Layout, verb: &str, args: &Value) -> anyhow::Result<Value> {
+    control::ask(&layout.socket, verb, args).map_err(|error| explain(layout, error))
+}
+
+fn explain(layout: &Layout, error: AskError) -> anyhow::Error {
+    match error {
+        AskError::NotRunning(_) => anyhow!(
+            "Whimbrel is not running (nobody answers on {}); start it with `whimbrel up{}`",
+            layout.socket.display(),
+            layout.option()
+        ),
+        other @ (AskError::Denied(_) | AskError::Refused(_) | AskError::Broken(_)) => other.into(),
+    }
+}
+
+fn parse<T: DeserializeOwned>(answer: Value) -> anyhow::Result<T> {
+    serde_json::from_value(answer)
+        .context("the running daemon is another version than this command; restart it")
+}

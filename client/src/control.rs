@@ -1,0 +1,155 @@
+//! What the running daemon answers on its control socket.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use whimbrel_common::config::{InterfaceName, InterfaceNameError};
+use whimbrel_common::units::{Period, UnitError};
+use whimbrel_host::control::{Changes, Request, Responder, Subscription};
+
+use crate::report::{Event, FlowReport, Status};
+
+/// The verbs that change something.
+pub const CHANGES: Changes = &["move", "pause", "resume"];
+
+/// Events kept for `whimbrel events`: a day of a restless laptop, at about 200 bytes each.
+const EVENTS_KEPT: usize = 1000;
+
+/// What the control socket needs of the daemon.
+pub trait Running {
+    /// The state of the daemon.
+    fn status(&self) -> Status;
+
+    /// Every flow, by number.
+    fn flows(&self) -> Vec<FlowReport>;
+
+    /// What happened lately, and who wants to hear of it.
+    fn events(&mut self) -> &mut Events;
+
+    /// Moves to a link and stays there, or goes back to choosing by itself. Returns a sentence
+    /// about what happens.
+    ///
+    /// # Errors
+    /// A sentence about why it cannot.
+    fn relocate(&mut self, to: Target) -> Result<String, String>;
+
+    /// Lets new connections go direct, for a time or until [`Running::resume`].
+    ///
+    /// # Errors
+    /// A sentence about why it cannot.
+    fn pause(&mut self, duration: Option<Duration>) -> Result<String, String>;
+
+    /// Captures new connections again.
+    ///
+    /// # Errors
+    /// A sentence about why it cannot.
+    fn resume(&mut self) -> Result<String, String>;
+}
+
+/// Where `whimbrel move` moves to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// This link, until told otherwise.
+    Link(InterfaceName),
+    /// Whatever the path manager thinks best.
+    Auto,
+}
+
+/// Recent events, and those who follow them.
+#[derive(Debug, Default)]
+pub struct Events {
+    recent: VecDeque<Event>,
+    followers: Vec<Subscription>,
+}
+
+impl Events {
+    /// Keeps an event and tells followers.
+    pub fn record(&mut self, event: Event) {
+        let value = json!(event);
+        self.followers.retain(|follower| follower.push(&value));
+        if self.recent.len() == EVENTS_KEPT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(event);
+    }
+
+    /// The kept events, oldest first.
+    pub fn recent(&self) -> impl Iterator<Item = &Event> {
+        self.recent.iter()
+    }
+
+    fn follow(&mut self, responder: Responder) {
+        let follower = responder.subscribe();
+        self.followers.retain(|follower| !follower.is_closed());
+        // What fits is sent: a follower that reads gets all of it.
+        if self.recent.iter().all(|event| follower.push(&json!(event))) {
+            self.followers.push(follower);
+        }
+    }
+}
+
+/// Answers one request of the command line.
+pub fn answer(request: &Request, responder: Responder, running: &mut impl Running) {
+    let followed = request.args.get("follow").and_then(Value::as_bool).unwrap_or(false);
+    if request.verb == "events" && followed {
+        running.events().follow(responder);
+    } else {
+        responder.reply(reply(request, running));
+    }
+}
+
+fn reply(request: &Request, running: &mut impl Running) -> Result<Value, String> {
+    let done = |text: String| json!({ "text": text });
+    match request.verb.as_str() {
+        "status" => Ok(json!(running.status())),
+        "paths" => Ok(json!(running.status().paths)),
+        "flows" => Ok(json!(running.flows())),
+        "events" => Ok(json!(running.events().recent().collect::<Vec<_>>())),
+        "move" => running.relocate(target(&request.args)?).map(done),
+        "pause" => running.pause(duration(&request.args)?).map(done),
+        "resume" => running.resume().map(done),
+        other => Err(unknown_verb(other)),
+    }
+}
+
+fn target(args: &Value) -> Result<Target, String> {
+    match args.get("link") {
+        None | Some(Value::Null) => Ok(Target::Auto),
+        Some(Value::String(name)) => {
+            let link = name.parse().map_err(|error: InterfaceNameError| error.to_string())?;
+            Ok(Target::Link(link))
+        }
+        Some(other) => Err(format!("\"link\" is {}; it must be an interface name", kind(other))),
+    }
+}
+
+fn duration(args: &Value) -> Result<Option<Duration>, String> {
+    match args.get("duration") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => {
+            let period: Period = text.parse().map_err(|error: UnitError| error.to_string())?;
+            Ok(Some(period.0))
+        }
+        Some(other) => Err(format!("\"duration\" is {}; it must be as \"10m\"", kind(other))),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn unknown_verb(verb: &str) -> String {
+    let shown: String = verb.chars().take(40).collect();
+    format!("the running daemon does not know {shown:?}; it may be an older version: restart it")
+}

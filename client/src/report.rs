@@ -1,0 +1,228 @@
+//! What the daemon reports of itself: the JSON documents of `status`, `paths`, `flows` and
+//! `events`. Fields are only ever added.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// A point in time: milliseconds since 1970-01-01 00:00 UTC.
+pub type UnixMillis = u64;
+
+/// `whimbrel status --json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// What the daemon does.
+    pub state: SessionState,
+    /// The gateway, as configured.
+    pub gateway: String,
+    /// The session at the gateway; `None` until attached for the first time.
+    pub session: Option<String>,
+    /// Every path, the active one first.
+    pub paths: Vec<PathReport>,
+    /// Flows by what they do.
+    pub flows: FlowCounts,
+    /// Moves since the daemon started.
+    pub moves: u64,
+    /// The last of them.
+    pub last_move: Option<MoveRecord>,
+    /// Whether new connections are captured at the moment.
+    pub capture: CaptureState,
+    /// The version of the running daemon.
+    pub version: String,
+    /// Seconds since the daemon started.
+    pub uptime_s: u64,
+    /// Why it is not attached, as a sentence; `None` while it is.
+    pub trouble: Option<String>,
+}
+
+/// What the daemon does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionState {
+    /// It looks for the gateway.
+    Connecting,
+    /// The gateway carries its flows.
+    Attached,
+    /// No network reaches the gateway; flows are held.
+    Parked,
+    /// No network reaches the gateway, and there is nothing to hold.
+    Offline,
+}
+
+/// What new connections get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CaptureState {
+    /// They are carried.
+    On,
+    /// They go direct until `resume`, or until the pause is over.
+    Paused,
+    /// They go direct, because the gateway is out of reach (`capture.offline = "direct"`).
+    Direct,
+    /// They fail, because the gateway is out of reach (`capture.offline = "block"`).
+    Blocked,
+}
+
+/// One path to the gateway. Also a row of `whimbrel paths --json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PathReport {
+    /// The interface.
+    pub link: String,
+    /// `absent`, `probing`, `warm`, `active`, `suspect`, `steered`, `draining` or `cooldown`.
+    pub state: String,
+    /// Smoothed round-trip time in milliseconds; `None` before the first answer.
+    pub rtt_ms: Option<f64>,
+    /// Congestion window in bytes.
+    pub cwnd: u64,
+    /// Largest UDP payload that fits, in bytes.
+    pub mtu: u16,
+    /// Bytes sent on this path.
+    pub tx_bytes: u64,
+    /// Bytes received on this path.
+    pub rx_bytes: u64,
+    /// The gateway's address on this path.
+    pub remote: Option<SocketAddr>,
+    /// Whether `paths.metered` names the link.
+    pub metered: bool,
+}
+
+/// Flows by what they do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FlowCounts {
+    /// Open, held ones included.
+    pub open: u64,
+    /// Waiting for the gateway to be in reach again.
+    pub held: u64,
+}
+
+/// One migration.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MoveRecord {
+    /// When.
+    pub at: UnixMillis,
+    /// The link it left; `None` if there was none.
+    pub from: Option<String>,
+    /// The link it went to.
+    pub to: String,
+    /// Why.
+    pub reason: String,
+    /// How long nothing arrived, in milliseconds; `None` while that is not known yet.
+    pub gap_ms: Option<f64>,
+    /// Bytes that had to be sent again; `None` while that is not known yet.
+    pub retransmitted_bytes: Option<u64>,
+}
+
+/// A row of `whimbrel flows --json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FlowReport {
+    /// Its number, which is never used again.
+    pub id: u64,
+    /// The program's end.
+    pub source: SocketAddr,
+    /// The far end.
+    pub destination: SocketAddr,
+    /// `opening`, `open`, `half-closed`, `held` or `closing`.
+    pub state: String,
+    /// Bytes from the program.
+    pub tx_bytes: u64,
+    /// Bytes to the program.
+    pub rx_bytes: u64,
+    /// Seconds since it was opened.
+    pub age_s: u64,
+    /// The longest it had to wait while it had something to send or receive, in milliseconds.
+    pub stalled_ms_longest: u64,
+    /// Moves it lived through.
+    pub moves_survived: u64,
+}
+
+/// A line of `whimbrel events --json`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub at: UnixMillis,
+    /// What.
+    pub event: EventKind,
+    /// A sentence for people.
+    pub text: String,
+    /// The link it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// The move, for [`EventKind::Moved`].
+    #[serde(default, rename = "move", skip_serializing_if = "Option::is_none")]
+    pub moved: Option<MoveRecord>,
+}
+
+/// What happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    /// The daemon runs.
+    Started,
+    /// The daemon ends.
+    Stopped,
+    /// The gateway carries our flows.
+    Attached,
+    /// No network reaches the gateway; flows are held.
+    Parked,
+    /// The gateway is out of reach: what new connections get.
+    Offline,
+    /// The gateway refuses us, for instance after `revoke`.
+    Refused,
+    /// A link came.
+    LinkUp,
+    /// A link went.
+    LinkDown,
+    /// A path changed its state.
+    Path,
+    /// Traffic moved to another link.
+    Moved,
+    /// New connections go direct, on request.
+    Paused,
+    /// New connections are captured again.
+    Resumed,
+    /// The machine slept.
+    Woke,
+}
+
+macro_rules! named {
+    ($type:ty { $($variant:ident => $name:literal),+ $(,)? }) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self {
+                    $(Self::$variant => $name),+
+                })
+            }
+        }
+    };
+}
+
+named!(SessionState {
+    Connecting => "connecting",
+    Attached => "attached",
+    Parked => "parked",
+    Offline => "offline",
+});
+
+named!(CaptureState {
+    On => "on",
+    Paused => "paused",
+    Direct => "direct",
+    Blocked => "blocked",
+});
+
+named!(EventKind {
+    Started => "started",
+    Stopped => "stopped",
+    Attached => "attached",
+    Parked => "parked",
+    Offline => "offline",
+    Refused => "refused",
+    LinkUp => "link-up",
+    LinkDown => "link-down",
+    Path => "path",
+    Moved => "moved",
+    Paused => "paused",
+    Resumed => "resumed",
+    Woke => "woke",
+});

@@ -1,0 +1,123 @@
+//! Reports as people read them.
+
+#[cfg(test)]
+mod tests;
+
+use whimbrel_host::output::{bytes, date, seconds, table};
+
+use crate::report::{CaptureState, Event, FlowReport, MoveRecord, PathReport, Status};
+
+/// `whimbrel status`.
+#[must_use]
+pub fn status(status: &Status) -> String {
+    let mut text = format!("Gateway    {}, {}", status.gateway, status.state);
+    if let Some(trouble) = &status.trouble {
+        text.push_str(&format!(" ({trouble})"));
+    }
+    text.push_str(&format!(
+        "\nCapture    {}\nFlows      {} open, {} held\nMoves      {} in {}",
+        capture(status.capture),
+        status.flows.open,
+        status.flows.held,
+        status.moves,
+        seconds(status.uptime_s),
+    ));
+    if let Some(last) = &status.last_move {
+        text.push_str(&format!("\nLast move  {}, {}", date(last.at / 1000), movement(last)));
+    }
+    if !status.paths.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&paths(&status.paths));
+    }
+    text
+}
+
+/// `whimbrel paths`.
+#[must_use]
+pub fn paths(paths: &[PathReport]) -> String {
+    if paths.is_empty() {
+        return "No network yet.".to_owned();
+    }
+    let rows: Vec<[String; 8]> = paths.iter().map(path_row).collect();
+    table(["LINK", "STATE", "RTT", "WINDOW", "MTU", "SENT", "RECEIVED", "GATEWAY"], &rows)
+}
+
+/// `whimbrel flows`.
+#[must_use]
+pub fn flows(flows: &[FlowReport]) -> String {
+    if flows.is_empty() {
+        return "No flows.".to_owned();
+    }
+    let rows: Vec<[String; 9]> = flows.iter().map(flow_row).collect();
+    let headings = [
+        "ID",
+        "SOURCE",
+        "DESTINATION",
+        "STATE",
+        "SENT",
+        "RECEIVED",
+        "AGE",
+        "LONGEST STALL",
+        "MOVES",
+    ];
+    table(headings, &rows)
+}
+
+/// A line of `whimbrel events`.
+#[must_use]
+pub fn event(event: &Event) -> String {
+    let mut text = format!("{}  {:<9}  {}", date(event.at / 1000), event.event, event.text);
+    if let Some(moved) = &event.moved {
+        text.push_str(&format!(" [{}]", movement(moved)));
+    }
+    text
+}
+
+fn capture(state: CaptureState) -> &'static str {
+    match state {
+        CaptureState::On => "on: new TCP connections are carried",
+        CaptureState::Paused => "paused: new connections go direct (`whimbrel resume` ends it)",
+        CaptureState::Direct => "new connections go direct until the gateway is in reach",
+        CaptureState::Blocked => "new connections fail until the gateway is in reach",
+    }
+}
+
+fn movement(moved: &MoveRecord) -> String {
+    let from = moved.from.as_deref().unwrap_or("nothing");
+    let mut text = format!("{from} to {}: {}", moved.to, moved.reason);
+    if let Some(gap) = moved.gap_ms {
+        text.push_str(&format!(", gap {gap:.0} ms"));
+    }
+    if let Some(again) = moved.retransmitted_bytes {
+        text.push_str(&format!(", {} sent again", bytes(again)));
+    }
+    text
+}
+
+fn path_row(path: &PathReport) -> [String; 8] {
+    let metered = if path.metered { " (metered)" } else { "" };
+    [
+        format!("{}{metered}", path.link),
+        path.state.clone(),
+        path.rtt_ms.map_or("-".to_owned(), |rtt| format!("{rtt:.1} ms")),
+        bytes(path.cwnd),
+        path.mtu.to_string(),
+        bytes(path.tx_bytes),
+        bytes(path.rx_bytes),
+        path.remote.map_or("-".to_owned(), |remote| remote.to_string()),
+    ]
+}
+
+fn flow_row(flow: &FlowReport) -> [String; 9] {
+    [
+        flow.id.to_string(),
+        flow.source.to_string(),
+        flow.destination.to_string(),
+        flow.state.clone(),
+        bytes(flow.tx_bytes),
+        bytes(flow.rx_bytes),
+        seconds(flow.age_s),
+        format!("{} ms", flow.stalled_ms_longest),
+        flow.moves_survived.to_string(),
+    ]
+}

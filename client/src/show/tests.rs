@@ -1,0 +1,120 @@
+use super::*;
+use crate::report::{EventKind, FlowCounts, SessionState};
+
+fn moved() -> MoveRecord {
+    MoveRecord {
+        at: 951_782_400_123,
+        from: Some("wlan0".to_owned()),
+        to: "wwan0".to_owned(),
+        reason: "silent".to_owned(),
+        gap_ms: Some(171.4),
+        retransmitted_bytes: Some(48_200),
+    }
+}
+
+fn path() -> PathReport {
+    PathReport {
+        link: "wwan0".to_owned(),
+        state: "active".to_owned(),
+        rtt_ms: Some(60.25),
+        cwnd: 120_000,
+        mtu: 1452,
+        tx_bytes: 5,
+        rx_bytes: 1_500_000,
+        remote: Some("203.0.113.5:443".parse().unwrap()),
+        metered: true,
+    }
+}
+
+#[test]
+fn status_reads_well() {
+    let report = Status {
+        state: SessionState::Attached,
+        gateway: "gw.example.org:443".to_owned(),
+        session: Some("s".to_owned()),
+        paths: vec![path()],
+        flows: FlowCounts { open: 12, held: 0 },
+        moves: 1,
+        last_move: Some(moved()),
+        capture: CaptureState::On,
+        version: "0.1.0".to_owned(),
+        uptime_s: 7384,
+        trouble: None,
+    };
+    assert_eq!(
+        status(&report),
+        "\
+Gateway    gw.example.org:443, attached
+Capture    on: new TCP connections are carried
+Flows      12 open, 0 held
+Moves      1 in 2h 03m
+Last move  2000-02-29 00:00:00 UTC, wlan0 to wwan0: silent, gap 171 ms, 48.2 kB sent again
+
+LINK             STATE   RTT      WINDOW    MTU   SENT  RECEIVED  GATEWAY
+wwan0 (metered)  active  60.2 ms  120.0 kB  1452  5 B   1.5 MB    203.0.113.5:443"
+    );
+}
+
+#[test]
+fn trouble_is_told() {
+    let report = Status {
+        state: SessionState::Offline,
+        gateway: "gw.example.org:443".to_owned(),
+        session: None,
+        paths: Vec::new(),
+        flows: FlowCounts::default(),
+        moves: 0,
+        last_move: None,
+        capture: CaptureState::Direct,
+        version: "0.1.0".to_owned(),
+        uptime_s: 5,
+        trouble: Some("no network".to_owned()),
+    };
+    assert_eq!(
+        status(&report),
+        "\
+Gateway    gw.example.org:443, offline (no network)
+Capture    new connections go direct until the gateway is in reach
+Flows      0 open, 0 held
+Moves      0 in 5s"
+    );
+}
+
+#[test]
+fn flows_are_a_table() {
+    let flow = FlowReport {
+        id: 7,
+        source: "10.213.52.11:40000".parse().unwrap(),
+        destination: "[2001:db8::1]:22".parse().unwrap(),
+        state: "open".to_owned(),
+        tx_bytes: 10,
+        rx_bytes: 20,
+        age_s: 61,
+        stalled_ms_longest: 170,
+        moves_survived: 2,
+    };
+    assert_eq!(
+        flows(&[flow]),
+        "\
+ID  SOURCE              DESTINATION       STATE  SENT  RECEIVED  AGE     LONGEST STALL  MOVES
+7   10.213.52.11:40000  [2001:db8::1]:22  open   10 B  20 B      1m 01s  170 ms         2"
+    );
+    assert_eq!(flows(&[]), "No flows.");
+    assert_eq!(paths(&[]), "No network yet.");
+}
+
+#[test]
+fn events_are_one_line_each() {
+    let happened = Event {
+        at: 951_782_400_000,
+        event: EventKind::Moved,
+        text: "Moved to wwan0".to_owned(),
+        link: Some("wwan0".to_owned()),
+        moved: Some(moved()),
+    };
+    assert_eq!(
+        event(&happened),
+        "2000-02-29 00:00:00 UTC  moved      Moved to wwan0 \
+         [wlan0 to wwan0: silent, gap 171 ms, 48.2 kB sent again]"
+    );
+}
