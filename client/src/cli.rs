@@ -19,7 +19,8 @@ use whimbrel_common::units::{Period, UnitError};
 use whimbrel_host::output::line;
 use whimbrel_host::{Layout, Role, exit, files, logging};
 
-use crate::daemon::Launch;
+pub use crate::daemon::Launch;
+
 use crate::host::Host;
 
 /// Runs the command line `args` (the first one is the program's name) and returns the exit code.

@@ -99,12 +99,12 @@ fn path_row(path: &PathReport) -> [String; 8] {
     [
         format!("{}{metered}", path.link),
         path.state.clone(),
-        path.rtt_ms.map_or("-".to_owned(), |rtt| format!("{rtt:.1} ms")),
+        path.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms")),
         bytes(path.cwnd),
         path.mtu.to_string(),
         bytes(path.tx_bytes),
         bytes(path.rx_bytes),
-        path.remote.map_or("-".to_owned(), |remote| remote.to_string()),
+        path.remote.map_or_else(|| "-".to_owned(), |remote| remote.to_string()),
     ]
 }
 
