@@ -144,7 +144,7 @@ impl Paths {
             self.unsettled,
             self.active_deadline(),
             self.spares_deadline(),
-            self.steering.as_ref().and_then(|steering| steering.until),
+            self.settle_deadline(),
             self.return_deadline(),
             self.opening_deadline(),
             self.retire_deadline(),

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::link::Trial;
-use super::{MoveReason, PathKey, Paths, Role, State};
+use super::{Link, MoveReason, PathKey, Paths, Role, State};
 
 /// What a person asked for.
 #[derive(Debug, Clone, Copy)]
@@ -125,11 +125,14 @@ impl Paths {
         let active = self.active.filter(|_| {
             self.role == Role::Client && self.trouble.is_none() && self.steering.is_none()
         })?;
+        let ready = |path: &PathKey, link: &Link| {
+            link.state == State::Warm && !self.is_dead(*path) && link.cooldown_until.is_none()
+        };
         let best = self
-            .open_paths()
-            .into_iter()
-            .filter(|path| self.state(*path) == State::Warm && !self.is_dead(*path))
-            .filter(|path| self.links[path].cooldown_until.is_none())
+            .links
+            .iter()
+            .filter(|(path, link)| link.open && ready(path, link))
+            .map(|(path, _)| *path)
             .min_by_key(|path| self.standing(*path))?;
         (self.standing(best) < self.standing(active)).then_some(best)
     }

@@ -17,11 +17,15 @@ pub struct Config {
     /// max(1.5·srtt + 2·rttvar, this). A queue that fills within one round trip of 20 ms to 100 ms
     /// stretches the spacing of acknowledgements sixfold: 10 ms becomes 60 ms.
     pub brisk_floor: Duration,
-    /// Any other path is suspect after max(2·srtt + 4·rttvar, this). One packet that meets such a
-    /// queue is acknowledged after 20 + 100 ms and up to 25 ms of the peer's delay.
-    pub patient_floor: Duration,
-    /// Acknowledgements are dense if the last five came within this.
+    /// Any other path is suspect after 2·srtt + 4·rttvar, and not before its first probe had this
+    /// long to be acknowledged: when one packet is lost just as such a queue fills, the probe meets
+    /// 20 + 80 ms of it, 16 ms of jitter and up to 25 ms of the peer's delay.
+    pub patient_margin: Duration,
+    /// Acknowledgements are dense if any five in a row came within this…
     pub dense_within: Duration,
+    /// …for this long: a transfer that keeps its pipe full. What follows a shorter burst may be
+    /// its tail, one packet whose loss looks like the loss of all.
+    pub dense_for: Duration,
     /// A silence that healed by itself makes a path patient for this long: a minute is the scale on
     /// which radio conditions and neighbours' traffic persist.
     pub heal_memory: Duration,
@@ -31,7 +35,8 @@ pub struct Config {
     /// Probes in a comparison go out this far apart: eight of them fit before the shortest verdict
     /// and its answer, so 3 % of loss each way does not condemn a healthy path.
     pub comparison_probe: Duration,
-    /// How many probes a comparison sends before it counts as a common outage.
+    /// How many probes a comparison sends before it counts as a common outage: enough to last
+    /// until the verdict over a patient path and the answer of a link opened for it.
     pub comparison_probes: u32,
     /// In a common outage probes go out this far apart at first…
     pub outage_probe: Duration,
@@ -84,8 +89,9 @@ pub struct Config {
     pub crossing: Duration,
     /// A silent path that is the only one is steered over another link after this.
     pub steer_after: Duration,
-    /// How long an attempt to steer may take: one round trip of most networks, and little enough to
-    /// miss of the path's own link should that be the one to return.
+    /// How long an attempt to steer may take, after the last answer to what its own link carried
+    /// can have come: one round trip of most networks, and little enough to miss of the path's own
+    /// link should that be the one to return.
     pub steer_trial: Duration,
     /// How far apart such attempts are while the path's own link is up.
     pub steer_spacing: Duration,
@@ -105,12 +111,13 @@ impl Config {
         Self {
             compare_floor: ms(40),
             brisk_floor: ms(80),
-            patient_floor: ms(150),
+            patient_margin: ms(150),
             dense_within: ms(40),
+            dense_for: ms(500),
             heal_memory: ms(60_000),
             one_way_grace: ms(30),
             comparison_probe: ms(10),
-            comparison_probes: 12,
+            comparison_probes: 24,
             outage_probe: ms(100),
             outage_probe_limit: limit,
             outage_growth_percent: growth,
@@ -151,7 +158,8 @@ impl Config {
         if brisk {
             return (evidence.srtt * 3 / 2 + 2 * evidence.rttvar).max(self.brisk_floor);
         }
-        (2 * evidence.srtt + 4 * evidence.rttvar).max(self.patient_floor)
+        let probed = self.compare_after(evidence, false) + self.patient_margin;
+        (2 * evidence.srtt + 4 * evidence.rttvar).max(probed)
     }
 
     pub(super) fn spare_after(&self, evidence: &Evidence) -> Duration {

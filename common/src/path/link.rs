@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use super::{Config, Evidence, PathKey, State};
 
 /// How many acknowledgements make a rhythm.
-const RHYTHM: u32 = 5;
+const RHYTHM: usize = 5;
 
 /// One link and the path on it.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub(super) struct Link {
     struck_at: Option<Instant>,
     healed_at: Option<Instant>,
     acks: VecDeque<Instant>,
+    /// Acknowledgements have been dense since then.
+    dense_since: Option<Instant>,
 }
 
 /// A better path earns the traffic.
@@ -87,6 +89,7 @@ impl Link {
             struck_at: None,
             healed_at: None,
             acks: VecDeque::new(),
+            dense_since: None,
         }
     }
 
@@ -110,6 +113,7 @@ impl Link {
         self.steered_back = false;
         self.healed_at = None;
         self.acks.clear();
+        self.dense_since = None;
     }
 
     pub(super) fn end_path(&mut self) {
@@ -122,14 +126,16 @@ impl Link {
         self.trial = None;
     }
 
-    pub(super) fn record(&mut self, evidence: Evidence) {
+    pub(super) fn record(&mut self, evidence: Evidence, config: &Config) {
         if let Some(ack) = evidence.last_ack
             && evidence.last_ack > self.evidence.last_ack
         {
-            if self.is_full() {
+            if self.acks.len() == RHYTHM {
                 self.acks.pop_front();
             }
             self.acks.push_back(ack);
+            let dense = self.acks.front().is_some_and(|first| ack <= *first + config.dense_within);
+            self.dense_since = self.dense_since.or(Some(ack)).filter(|_| dense);
             if self.broken.is_some_and(|broken| ack > broken) {
                 self.broken = None;
                 self.last_send_error = None;
@@ -145,15 +151,13 @@ impl Link {
             .map(|since| awake_since.map_or(since, |awake| awake.max(since)))
     }
 
-    fn is_full(&self) -> bool {
-        u32::try_from(self.acks.len()) == Ok(RHYTHM)
-    }
-
     /// Whether acknowledgements came so densely that their absence means something at once.
     pub(super) fn is_brisk(&self, silent_since: Instant, config: &Config) -> bool {
-        let Some((first, last)) = self.acks.front().zip(self.acks.back()) else { return false };
-        let dense = self.is_full() && *last <= *first + config.dense_within;
-        let unbroken = silent_since <= *last + config.dense_within / (RHYTHM - 1);
+        let Some((since, last)) = self.dense_since.zip(self.evidence.last_ack) else {
+            return false;
+        };
+        let dense = last >= since + config.dense_for;
+        let unbroken = silent_since <= last + config.dense_within;
         let healed = self.healed_at.is_some_and(|at| silent_since < at + config.heal_memory);
         let receiving = self
             .evidence

@@ -1,6 +1,6 @@
 //! Moving the traffic: by force, by choice, by steering the only path.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Action, Link, Move, MoveReason, PathKey, Paths, Role, State};
 
@@ -8,7 +8,9 @@ use super::{Action, Link, Move, MoveReason, PathKey, Paths, Role, State};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Steering {
     pub(super) onto: PathKey,
+    /// Answers after this came through the new link.
     since: Instant,
+    probed: bool,
     /// The attempt ends then.
     pub(super) until: Option<Instant>,
     confirmed: bool,
@@ -177,7 +179,7 @@ impl Paths {
         if self.role == Role::Client
             && let Some(onto) = self.pathless(None)
         {
-            self.steer_active(onto, now + self.config.steer_after, now);
+            self.steer_active(onto, self.config.steer_after, now);
         }
     }
 
@@ -189,10 +191,19 @@ impl Paths {
             .or_else(|| all().min_by_key(|path| self.standing(*path)))
     }
 
-    fn steer_active(&mut self, onto: PathKey, until: Instant, now: Instant) {
+    fn steer_active(&mut self, onto: PathKey, trial: Duration, now: Instant) {
         let Some(active) = self.active else { return };
+        let dead = self.is_dead(active);
+        let echo = self.config.compare_after(&self.links[&active].evidence, false);
+        let since = if dead { now } else { now + echo };
         self.act(Action::Steer { from: active, onto });
-        self.steering = Some(Steering { onto, since: now, until: Some(until), confirmed: false });
+        self.steering = Some(Steering {
+            onto,
+            since,
+            probed: dead,
+            until: Some(since + trial),
+            confirmed: false,
+        });
         if let Some(link) = self.links.get_mut(&active) {
             link.steered_onto = Some(onto);
         }
@@ -206,7 +217,7 @@ impl Paths {
             return;
         }
         if let Some(onto) = self.pathless(None) {
-            self.steer_active(onto, now + self.config.steer_trial, now);
+            self.steer_active(onto, self.config.steer_trial, now);
         }
     }
 
@@ -228,19 +239,44 @@ impl Paths {
     /// Confirms an attempt to steer by its acknowledgements, or ends it.
     pub(super) fn settle_steering(&mut self, now: Instant) {
         let Some((active, steering)) = self.active.zip(self.steering) else { return };
-        let answered = self.links[&active].evidence.last_ack > Some(steering.since);
-        if !steering.confirmed && answered {
+        let last_ack = self.links[&active].evidence.last_ack;
+        let early = self.trouble.is_some_and(|trouble| last_ack > Some(trouble.silent_since));
+        if !steering.confirmed && last_ack > Some(steering.since) {
             self.confirm_steering(active, steering, now);
-        } else if !steering.confirmed && steering.until.is_some_and(|until| now >= until) {
-            self.end_steering(active, steering.onto, now);
+        } else if !steering.confirmed && early && !self.is_dead(active) {
+            // Its own link had answered before the packets of this attempt could be.
+            self.drop_steering(now);
+        } else if steering.until.is_some_and(|until| now >= until) {
+            if steering.confirmed && self.is_well() {
+                self.steering = Some(Steering { until: None, ..steering });
+            } else {
+                self.end_steering(active, steering.onto, now);
+            }
+        } else if !steering.probed && now >= steering.since {
+            self.steering = Some(Steering { probed: true, ..steering });
+            self.probe(active, now);
         }
+    }
+
+    /// The link that was lent is silent in its turn.
+    pub(super) fn doubt_steering(&mut self, now: Instant) {
+        let until = now + self.config.steer_after;
+        if let Some(steering) = self.steering.as_mut().filter(|steering| steering.confirmed) {
+            steering.until = Some(until);
+        }
+    }
+
+    pub(super) fn settle_deadline(&self) -> Option<Instant> {
+        let steering = self.steering.as_ref()?;
+        let probe = (!steering.probed).then_some(steering.since);
+        [probe, steering.until].into_iter().flatten().min()
     }
 
     fn end_steering(&mut self, active: PathKey, onto: PathKey, now: Instant) {
         if self.is_dead(active)
             && let Some(next) = self.pathless(Some(onto))
         {
-            self.steer_active(next, now + self.config.steer_after, now);
+            self.steer_active(next, self.config.steer_after, now);
             return;
         }
         self.drop_steering(now);

@@ -1,1 +1,6 @@
-
+mod chaos;
+mod choice;
+mod net;
+mod noise;
+mod outage;
+mod roles;

@@ -38,7 +38,7 @@ impl Paths {
             return;
         }
         let before = link.evidence;
-        link.record(evidence);
+        link.record(evidence, &self.config);
         let decisive = link.state == State::Suspect || link.trial.is_some();
         let acked = evidence.last_ack > before.last_ack;
         let received = evidence.last_receive > before.last_receive;
@@ -99,6 +99,7 @@ impl Paths {
         {
             self.shift(active, State::Suspect, now);
         }
+        self.doubt_steering(now);
         self.unsteer_spares(now);
     }
 
@@ -378,7 +379,7 @@ impl Paths {
         let Some(link) = self.links.get_mut(&path) else { return };
         let previous = link.last_send_error.replace(now);
         let repeated = previous.is_some_and(|at| {
-            now < at + window && link.last_answer().is_none_or(|answer| answer < at)
+            now < at + window && link.last_answer().is_none_or(|answer| answer <= at)
         });
         if repeated && link.broken.is_none() {
             link.broken = Some(now);

@@ -1,0 +1,188 @@
+//! The gateway: it prefers and tells, and opens, steers and closes nothing.
+
+use std::time::{Duration, Instant};
+
+use crate::path::{
+    Action, Config, Evidence, Input, Move, MoveReason, PathKey, Paths, PreferredBy, Role, State,
+};
+
+const FIRST: PathKey = PathKey(0);
+const SECOND: PathKey = PathKey(1);
+
+struct Gateway {
+    paths: Paths,
+    now: Instant,
+}
+
+impl Gateway {
+    /// Two validated paths, traffic on the first.
+    fn new() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "an arbitrary origin for the virtual clock")]
+        let now = Instant::now();
+        let paths = Paths::new(Role::Gateway, Config::new(Role::Gateway));
+        let mut gateway = Self { paths, now };
+        gateway.give(Input::Opened { path: FIRST });
+        gateway.give(Input::Opened { path: SECOND });
+        gateway.drain();
+        gateway
+    }
+
+    fn give(&mut self, input: Input) {
+        self.paths.handle(input, self.now);
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+        self.paths.handle_timeout(self.now);
+    }
+
+    fn ago(&self, millis: u64) -> Instant {
+        self.now - Duration::from_millis(millis)
+    }
+
+    fn evidence(&mut self, path: PathKey, expecting: Option<u64>, ack: Option<u64>) {
+        let evidence = Evidence {
+            expecting_since: expecting.map(|millis| self.ago(millis)),
+            last_ack: ack.map(|millis| self.ago(millis)),
+            last_receive: ack.map(|millis| self.ago(millis)),
+            srtt: Duration::from_millis(20),
+            rttvar: Duration::from_millis(2),
+        };
+        self.give(Input::Evidence { path, evidence });
+    }
+
+    fn drain(&mut self) -> Vec<Action> {
+        std::iter::from_fn(|| self.paths.poll_action())
+            .filter(|action| !matches!(action, Action::StateChanged { .. }))
+            .collect()
+    }
+}
+
+fn reason(actions: &[Action]) -> Option<MoveReason> {
+    actions.iter().find_map(|action| match action {
+        Action::Moved(Move { reason, .. }) => Some(*reason),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_new_path_of_the_client_stays_in_reserve() {
+    let mut gateway = Gateway::new();
+    gateway.give(Input::Opened { path: PathKey(2) });
+    assert_eq!(gateway.drain(), [Action::Carry { path: FIRST }]);
+    assert_eq!(gateway.paths.state(PathKey(2)), State::Warm);
+}
+
+#[test]
+fn the_gateway_leaves_a_silent_path_for_one_that_answers() {
+    let mut gateway = Gateway::new();
+    gateway.pass(1_000);
+    gateway.evidence(FIRST, Some(0), Some(0));
+    gateway.pass(45);
+    assert_eq!(gateway.drain(), [Action::Probe { path: FIRST }, Action::Probe { path: SECOND }]);
+    for _ in 0..6 {
+        gateway.pass(10);
+    }
+    gateway.evidence(SECOND, None, Some(0));
+    for _ in 0..15 {
+        gateway.pass(10);
+    }
+    let actions = gateway.drain();
+    assert!(actions.contains(&Action::Carry { path: SECOND }), "{actions:?}");
+    assert!(actions.contains(&Action::Replay { from: FIRST }));
+    assert_eq!(reason(&actions), Some(MoveReason::BlackHole));
+    assert!(!actions.iter().any(|action| matches!(
+        action,
+        Action::Steer { .. } | Action::Close { .. } | Action::Open { .. }
+    )));
+}
+
+#[test]
+fn the_gateway_follows_the_client() {
+    let mut gateway = Gateway::new();
+    gateway.pass(1_000);
+    gateway.evidence(FIRST, Some(5), Some(5));
+    gateway.give(Input::Prefer { path: SECOND, by: PreferredBy::Peer });
+    let actions = gateway.drain();
+    assert_eq!(actions[0], Action::Carry { path: SECOND });
+    assert_eq!(reason(&actions), Some(MoveReason::PeerAsked));
+    assert!(!actions.contains(&Action::Replay { from: FIRST }));
+}
+
+#[test]
+fn the_gateway_sends_again_what_the_client_cannot_have_got() {
+    let mut gateway = Gateway::new();
+    gateway.pass(1_000);
+    gateway.evidence(FIRST, Some(90), Some(90));
+    gateway.give(Input::Prefer { path: SECOND, by: PreferredBy::Peer });
+    assert!(gateway.drain().contains(&Action::Replay { from: FIRST }));
+}
+
+#[test]
+fn a_wish_that_overtakes_its_path_is_honoured_when_the_path_is_there() {
+    let mut gateway = Gateway::new();
+    let third = PathKey(2);
+    gateway.give(Input::Prefer { path: third, by: PreferredBy::Peer });
+    assert_eq!(gateway.paths.active(), Some(FIRST));
+    gateway.give(Input::Opened { path: third });
+    assert_eq!(gateway.paths.active(), Some(third));
+}
+
+#[test]
+fn when_the_client_closes_the_active_path_another_carries() {
+    let mut gateway = Gateway::new();
+    gateway.give(Input::Closed { path: FIRST });
+    let actions = gateway.drain();
+    assert_eq!(actions[0], Action::Carry { path: SECOND });
+    assert_eq!(actions[1], Action::Replay { from: FIRST });
+    gateway.give(Input::Closed { path: SECOND });
+    assert_eq!(gateway.paths.active(), None);
+    gateway.give(Input::Opened { path: PathKey(3) });
+    assert_eq!(gateway.paths.active(), Some(PathKey(3)));
+}
+
+#[test]
+fn a_sleeping_client_costs_the_gateway_little() {
+    let mut gateway = Gateway::new();
+    gateway.pass(1_000);
+    gateway.evidence(FIRST, Some(0), Some(0));
+    for _ in 0..60_000 {
+        gateway.pass(10);
+    }
+    gateway.drain();
+    for _ in 0..60_000 {
+        gateway.pass(10);
+    }
+    let probes = gateway.drain().len();
+    assert!(probes <= 2 * 21, "{probes} probes in ten minutes");
+}
+
+#[test]
+fn the_first_packet_of_a_client_that_is_back_is_answered_with_a_probe() {
+    let mut gateway = Gateway::new();
+    gateway.pass(1_000);
+    gateway.evidence(FIRST, Some(0), Some(0));
+    for _ in 0..60_000 {
+        gateway.pass(10);
+    }
+    gateway.drain();
+    gateway.pass(7_000);
+    gateway.drain();
+    let evidence = Evidence {
+        expecting_since: Some(gateway.ago(60_000)),
+        last_ack: Some(gateway.ago(600_000)),
+        last_receive: Some(gateway.now),
+        ..Evidence::NONE
+    };
+    gateway.give(Input::Evidence { path: FIRST, evidence });
+    assert_eq!(gateway.drain(), [Action::Probe { path: FIRST }]);
+}
+
+#[test]
+fn the_gateway_keeps_nothing_alive_by_itself() {
+    let mut gateway = Gateway::new();
+    for _ in 0..600 {
+        gateway.pass(1_000);
+    }
+    assert_eq!(gateway.drain(), []);
+}
