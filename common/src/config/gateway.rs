@@ -130,7 +130,7 @@ const KEYS: &[Key<GatewayConfig>] = &[
         example: "",
         comment: "Destinations to allow although they are denied by default (loopback, private,\n\
                   link-local, reserved ranges and this machine), as address/prefix. Between allow\n\
-                  and deny the longest prefix wins.",
+                  and deny the longest prefix wins. Port 25 is denied everywhere.",
         show: |config| list(&config.egress.allow),
     },
     Key {

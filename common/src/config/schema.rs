@@ -51,9 +51,9 @@ pub(super) fn write<C>(title: &str, keys: &[Key<C>], config: Option<&C>) -> Stri
     text
 }
 
-/// A value as a TOML string. Only for texts of our own types, which need no escapes.
+/// A value as a TOML string.
 pub(super) fn quoted(value: &impl ToString) -> String {
-    format!("\"{}\"", value.to_string().escape_default())
+    toml::Value::String(value.to_string()).to_string()
 }
 
 /// Values as a TOML array of strings.

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const KEY: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
@@ -229,5 +231,71 @@ fn interface_names_are_those_of_linux() {
     }
     for text in ["", ".", "..", "a/b", "a b", "a:1", "x".repeat(16).as_str()] {
         assert!(text.parse::<InterfaceName>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn odd_interface_names_survive_being_written() {
+    let odd = client("[paths]\nprefer = [\"wlan\u{e9}\", 'a\"b\\c', \"'\"]\n").unwrap();
+    assert_eq!(odd.paths.prefer[1].as_str(), "a\"b\\c");
+    assert_eq!(ClientConfig::parse(&odd.to_toml(), "again"), Ok(odd));
+}
+
+#[test]
+fn absurd_nesting_is_an_error() {
+    for (open, close) in [("[", "]"), ("{a=", "}")] {
+        let text = format!("x = {}1{}", open.repeat(50_000), close.repeat(50_000));
+        ClientConfig::parse(&text, "client.toml").unwrap_err();
+        ClientConfig::parse(&format!("x = {}", open.repeat(50_000)), "client.toml").unwrap_err();
+    }
+    ClientConfig::parse(&"a.".repeat(50_000), "client.toml").unwrap_err();
+}
+
+/// Pieces that lead deep into the reader, in any order.
+fn pieces() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("gateway = "),
+        Just("gateway_key = "),
+        Just("public = "),
+        Just("listen = "),
+        Just("[capture]\n"),
+        Just("[limits]\n"),
+        Just("capture.mode = "),
+        Just("exclude = "),
+        Just("hold = "),
+        Just("mark = "),
+        Just("\"gw.example.org:443\"\n"),
+        Just("\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"\n"),
+        Just("[\"10.0.0.0/8\", "),
+        Just("]\n"),
+        Just("{ a = 1 }\n"),
+        Just("99999999999999999999\n"),
+        Just("0xffffffff\n"),
+        Just("\"24h\"\n"),
+        Just("1979-05-27\n"),
+        Just("\n"),
+        Just("\u{1f426}"),
+    ];
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics_and_what_is_read_can_be_written(text in prop_oneof![pieces(), any::<String>()]) {
+        if let Ok(config) = ClientConfig::parse(&text, "f") {
+            prop_assert_eq!(ClientConfig::parse(&config.to_toml(), "f"), Ok(config));
+        }
+        if let Ok(config) = GatewayConfig::parse(&text, "f") {
+            prop_assert_eq!(GatewayConfig::parse(&config.to_toml(), "f"), Ok(config));
+        }
+    }
+
+    #[test]
+    fn errors_are_one_line_and_bounded(text in any::<String>()) {
+        if let Err(error) = ClientConfig::parse(&text, "f") {
+            let shown = error.to_string();
+            prop_assert!(!shown.contains('\n'), "{}", shown);
+            prop_assert!(shown.len() < 1000, "{}", shown);
+        }
     }
 }

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const KEY: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
@@ -95,4 +97,25 @@ fn token_is_hidden_and_its_hash_is_sha_256() {
     assert_eq!(format!("{token:?}"), "Token(hidden)");
     assert_eq!(token.hash().to_string(), "N0cI__dxndWXnsh11WzSKG9tPPfsMXo7JWMqqyjsN7s");
     assert_eq!(token.hash().to_string().parse(), Ok(token.hash()));
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in any::<String>()) {
+        let _ = text.parse::<Invite>();
+        let _ = format!("whimbrel://{text}").parse::<Invite>();
+    }
+
+    #[test]
+    fn one_wrong_letter_is_refused_or_reads_back_the_same(at in 11usize..100, letter in "[ -~]") {
+        let right = invite("gw.example.org");
+        let mut text = right.to_string();
+        if text.is_char_boundary(at) && at < text.len() {
+            text.replace_range(at..=at, &letter);
+        }
+        // Either it is refused, or it is an invite that reads back as itself.
+        if let Ok(read) = text.parse::<Invite>() {
+            prop_assert_eq!(read.to_string().parse(), Ok(read));
+        }
+    }
 }
