@@ -22,7 +22,7 @@ const EVENTS_KEPT: usize = 1000;
 /// What the control socket needs of the daemon.
 pub trait Running {
     /// The state of the daemon.
-    fn status(&self) -> Status;
+    fn status(&mut self) -> Status;
 
     /// Every flow, by number.
     fn flows(&self) -> Vec<FlowReport>;

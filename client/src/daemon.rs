@@ -1,8 +1,37 @@
-//! The client's event loop.
+//! The client process: one thread that moves packets, datagrams and requests.
 
-use whimbrel_common::config::ClientConfig;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use bytes::BytesMut;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tracing::{debug, error, info, warn};
+use whimbrel_carrier::Transmit;
+use whimbrel_carrier::udp::RECEIVE_BUFFER;
+use whimbrel_client_core::engine::{DeviceId, PacketSink};
+use whimbrel_client_core::offload;
+use whimbrel_client_core::plan::{CaptureInputs, Plan, TABLE};
+use whimbrel_common::config::{ClientConfig, HostPort};
 use whimbrel_common::identity::SecretKey;
+use whimbrel_common::path::{DownReason, PathKey};
 use whimbrel_host::Layout;
+use whimbrel_host::control::{ControlServer, Request, Responder};
+
+use crate::capture::Capture;
+use crate::client::Client;
+use crate::control::{self, Events, Running, Target};
+use crate::host::HostError;
+use crate::link::{self, LinkEvent, LinkMonitor, Uplink};
+use crate::report::{CaptureState, EventKind, FlowReport, PathReport, SessionState, Status};
+use crate::tun::{Tun, VNET_HEADER};
+use crate::tunnel::{Standing, Tunnel};
+use crate::uplinks::Families;
 
 /// What the daemon starts with.
 #[derive(Debug)]
@@ -15,10 +44,520 @@ pub struct Launch {
     pub key: SecretKey,
 }
 
+/// The MTU applications see: that of Ethernet, so that what they send fits most networks should
+/// it ever go direct.
+const MTU: u16 = 1500;
+
+/// Packets read from the TUN before everything else gets its turn.
+const PACKETS: usize = 64;
+
+/// Batches taken from one link before everything else gets its turn.
+const RECEIVE_BATCHES: usize = 16;
+
+/// Send calls before everything else gets its turn.
+const SEND_CALLS: usize = 64;
+
+/// A gateway's name is looked up this often, and this long after a failure.
+const RESOLVE: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(2));
+
 /// Runs the client until it is told to stop.
 ///
 /// # Errors
 /// It cannot start.
 pub fn run(launch: Launch) -> anyhow::Result<()> {
-    anyhow::bail!("the daemon for {} is not part of this build", launch.config.gateway)
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(serve(launch))
+}
+
+async fn serve(launch: Launch) -> anyhow::Result<()> {
+    let Launch { config, layout, key } = launch;
+    let control = ControlServer::bind(&layout.socket, control::CHANGES)?;
+    let (failures, host_failures) = unbounded_channel();
+    let capture = Capture::spawn(failures).context("cannot start the host thread")?;
+    let addresses = (config.capture.address4, config.capture.address6);
+    let name = config.capture.interface.as_str().to_owned();
+    let tun = Tun::create(&name, MTU, Some((addresses.0, 32)), Some((addresses.1, 128))).await?;
+    if !tun.vnet() {
+        bail!("this kernel's TUN has no segmentation offload, which Whimbrel needs");
+    }
+    let (links, link_events) = unbounded_channel();
+    let literal = config.gateway.literal().into_iter().collect();
+    let monitor = LinkMonitor::spawn(name, literal, links).context("cannot watch the links")?;
+    let (resolved, resolutions) = unbounded_channel();
+    let resolver = tokio::spawn(resolve(config.gateway.clone(), resolved));
+    let tunnel = Tunnel::new(key, config.gateway_key, config.paths.mark)?;
+    let now = Instant::now();
+    let seed = u64::from_ne_bytes(whimbrel_host::random::bytes()?);
+    let mut daemon = Daemon {
+        client: Client::new(tunnel, config.capture.offline, seed, now),
+        sink: TunSink { tun, buffer: vec![0; VNET_HEADER + LARGEST_PACKET], failures: 0 },
+        packet: vec![0; VNET_HEADER + LARGEST_PACKET],
+        receive: vec![0; RECEIVE_BUFFER],
+        send: Vec::with_capacity(RECEIVE_BUFFER),
+        pending: None,
+        capture,
+        monitor,
+        own_v6: Vec::new(),
+        config,
+        started: now,
+        state: None,
+        fatal: None,
+    };
+    daemon.client.journal.tell(EventKind::Started, "the daemon runs");
+    info!(gateway = %daemon.config.gateway, "Client runs");
+    daemon.follow_plan();
+    notify(&[sd_notify::NotifyState::Ready]);
+    let inbox = Inbox { link_events, resolutions, host_failures };
+    let outcome = daemon.run(control, inbox).await;
+    resolver.abort();
+    daemon.stop().await?;
+    outcome
+}
+
+/// What other threads and tasks tell the daemon.
+struct Inbox {
+    link_events: UnboundedReceiver<LinkEvent>,
+    resolutions: UnboundedReceiver<Result<Vec<SocketAddr>, String>>,
+    host_failures: UnboundedReceiver<HostError>,
+}
+
+struct Daemon {
+    client: Client,
+    sink: TunSink,
+    packet: Vec<u8>,
+    receive: Vec<u8>,
+    send: Vec<u8>,
+    /// A transmit the kernel had no room for; its bytes are in `send`.
+    pending: Option<Transmit>,
+    capture: Capture,
+    monitor: LinkMonitor,
+    own_v6: Vec<Ipv6Addr>,
+    config: ClientConfig,
+    started: Instant,
+    state: Option<(SessionState, CaptureState)>,
+    fatal: Option<anyhow::Error>,
+}
+
+enum Wake {
+    Io,
+    Link(LinkEvent),
+    Resolved(Result<Vec<SocketAddr>, String>),
+    HostFailed(HostError),
+    Request(Request, Responder),
+    Stop,
+}
+
+impl Daemon {
+    async fn run(&mut self, mut control: ControlServer, mut inbox: Inbox) -> anyhow::Result<()> {
+        let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+        loop {
+            let busy = self.turn();
+            match self.wait(busy, &mut control, &mut inbox, &mut stop).await {
+                Wake::Io => {}
+                Wake::Link(event) => self.handle_link(event),
+                Wake::Resolved(outcome) => self.handle_resolution(outcome),
+                Wake::HostFailed(failure) => self.handle_host_failure(failure),
+                Wake::Request(request, responder) => control::answer(&request, responder, self),
+                Wake::Stop => return Ok(()),
+            }
+            if let Some(error) = self.fatal.take() {
+                return Err(error);
+            }
+        }
+    }
+
+    /// One round of everything that can be done without waiting. Whether more could be.
+    fn turn(&mut self) -> bool {
+        let now = Instant::now();
+        let mut busy = self.receive(now);
+        busy |= self.read_packets(now);
+        busy |= self.client.advance(&mut self.sink, now);
+        busy |= self.transmit(now);
+        self.follow_plan();
+        self.announce();
+        busy
+    }
+
+    fn read_packets(&mut self, now: Instant) -> bool {
+        for _ in 0..PACKETS {
+            match self.sink.tun.read(&mut self.packet) {
+                Ok(length) => {
+                    if let Some(packet) = offload::payload(&self.packet[..length]) {
+                        self.client.handle_packet(packet, now);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) => {
+                    self.fatal = Some(anyhow::Error::new(error).context(
+                        "the TUN interface cannot be read; it was removed while the daemon ran",
+                    ));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn receive(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        for link in self.client.tunnel.uplinks.keys() {
+            for round in 0..RECEIVE_BATCHES {
+                let batch = match self.client.tunnel.uplinks.receive(link, &mut self.receive, now) {
+                    Ok(batch) => batch,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        // An ICMP error of some earlier datagram, or a link going down.
+                        debug!(%link, %error, "Receive failed");
+                        break;
+                    }
+                };
+                for datagram in self.receive[..batch.size].chunks(batch.stride) {
+                    let data = BytesMut::from(datagram);
+                    let tunnel = &mut self.client.tunnel;
+                    tunnel.handle_datagram(batch.remote, batch.local, batch.ecn, data, now);
+                }
+                busy |= round + 1 == RECEIVE_BATCHES;
+            }
+        }
+        busy
+    }
+
+    fn transmit(&mut self, now: Instant) -> bool {
+        let tunnel = &mut self.client.tunnel;
+        for _ in 0..SEND_CALLS {
+            if self.pending.is_none() {
+                self.send.clear();
+                self.pending = tunnel.poll_transmit(now, &mut self.send);
+            }
+            let Some(transmit) = self.pending else { return false };
+            let fallback = tunnel.fallback(&transmit);
+            match tunnel.uplinks.send(&transmit, &self.send, fallback) {
+                Ok(()) => self.pending = None,
+                Err(failed) if failed.error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(failed) => {
+                    // An oversized probe of the path's MTU says nothing about the link.
+                    if failed.error.raw_os_error() != Some(libc::EMSGSIZE) {
+                        tunnel.send_failed(&failed, now);
+                    }
+                    self.pending = None;
+                }
+            }
+        }
+        true
+    }
+
+    async fn wait(
+        &mut self,
+        busy: bool,
+        control: &mut ControlServer,
+        inbox: &mut Inbox,
+        stop: &mut [Signal; 2],
+    ) -> Wake {
+        let now = Instant::now();
+        let deadline = if busy { Some(now) } else { self.client.poll_timeout() };
+        let sleep = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let [terminate, interrupt] = stop;
+        let (tun, tunnel, pending) = (&self.sink.tun, &self.client.tunnel, &self.pending);
+        let io = poll_fn(|cx| {
+            let packets = tun.poll_readable(cx).is_ready();
+            let datagrams = tunnel.uplinks.poll_readable(cx);
+            let room = pending.as_ref().is_some_and(|transmit| {
+                tunnel.uplinks.poll_writable(transmit, tunnel.fallback(transmit), cx)
+            });
+            if packets || datagrams || room { Poll::Ready(()) } else { Poll::Pending }
+        });
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => Wake::Stop,
+            _ = interrupt.recv() => Wake::Stop,
+            Some(event) = inbox.link_events.recv() => Wake::Link(event),
+            Some(failure) = inbox.host_failures.recv() => Wake::HostFailed(failure),
+            Some(outcome) = inbox.resolutions.recv() => Wake::Resolved(outcome),
+            (request, responder) = control.next() => Wake::Request(request, responder),
+            () = io => Wake::Io,
+            () = sleep => Wake::Io,
+        }
+    }
+
+    fn handle_link(&mut self, event: LinkEvent) {
+        let now = Instant::now();
+        match event {
+            LinkEvent::Up(uplink) => {
+                let text = format!("{} is up", uplink.name);
+                self.client.journal.tell_of(EventKind::LinkUp, &uplink.name, text);
+                self.use_link(&uplink, now);
+            }
+            LinkEvent::Changed(uplink) => self.use_link(&uplink, now),
+            LinkEvent::Down { index, name, reason } => {
+                info!(link = name, %reason, "Link down");
+                let text = format!("{name} is down: {reason}");
+                self.client.journal.tell_of(EventKind::LinkDown, &name, text);
+                self.client.tunnel.link_down(PathKey(index), translate(reason), now);
+            }
+            LinkEvent::OwnAddresses(addresses) => self.own_v6 = addresses,
+            LinkEvent::Woke { asleep } => {
+                info!(?asleep, "Woke");
+                let text = format!("the machine slept for {} s", asleep.as_secs());
+                self.client.journal.tell(EventKind::Woke, text);
+                self.client.tunnel.woke(now);
+            }
+        }
+    }
+
+    fn use_link(&mut self, uplink: &Uplink, now: Instant) {
+        let key = PathKey(uplink.index);
+        let families = Families { v4: !uplink.v4.is_empty(), v6: !uplink.v6.is_empty() };
+        if let Err(error) = self.client.tunnel.uplinks.add(key, &uplink.name, families) {
+            // It may be gone again already; if not, the next change tries again.
+            warn!(link = uplink.name, %error, "Cannot use the link");
+            return;
+        }
+        let preferred = |name: &str| {
+            self.config.paths.prefer.iter().position(|preferred| preferred.as_str() == name)
+        };
+        // Preferred links in their order, then the kernel's choice by route metric.
+        let rank = match preferred(&uplink.name) {
+            Some(at) => u32::try_from(at).unwrap_or(u32::MAX),
+            None => uplink.metric.saturating_add(1000),
+        };
+        let metered = self.config.paths.metered.iter().any(|name| name.as_str() == uplink.name);
+        info!(link = uplink.name, rank, metered, "Link up");
+        self.client.tunnel.link_up(key, &uplink.name, rank, metered, now);
+    }
+
+    fn handle_resolution(&mut self, outcome: Result<Vec<SocketAddr>, String>) {
+        match outcome {
+            Ok(addresses) => {
+                let ips: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+                self.monitor.set_gateway(ips);
+                self.client.tunnel.set_gateway(addresses, Instant::now());
+            }
+            Err(reason) => {
+                warn!(reason, "Cannot resolve the gateway's name");
+                self.client.tunnel.last_failure = Some(reason);
+            }
+        }
+    }
+
+    fn handle_host_failure(&mut self, failure: HostError) {
+        let context = if failure.is_permission() {
+            "the daemon needs the capability CAP_NET_ADMIN; run it as root or as a system service"
+        } else {
+            "cannot capture this host's connections"
+        };
+        self.fatal = Some(anyhow::Error::new(failure).context(context));
+    }
+
+    /// Makes the host's rules what they should be now.
+    fn follow_plan(&mut self) {
+        let Some(interface) = self.sink.tun.interface() else { return };
+        let paused = match self.client.capture_state() {
+            CaptureState::On | CaptureState::Blocked => false,
+            CaptureState::Paused | CaptureState::Direct => true,
+        };
+        let plan = Plan::new(&CaptureInputs {
+            tun_index: interface.index,
+            tun_v4: interface.v4,
+            tun_v6: interface.v6,
+            include: &self.config.capture.include,
+            exclude: &self.config.capture.exclude,
+            own_v6_addresses: &self.own_v6,
+            mark: self.config.paths.mark,
+            table: TABLE,
+            paused,
+        });
+        self.capture.follow(plan);
+    }
+
+    /// Tells the service manager what state the daemon is in.
+    fn announce(&mut self) {
+        let state = (self.session_state(), self.client.capture_state());
+        if self.state.replace(state) != Some(state) {
+            let text = format!("{}, capture {}", state.0, state.1);
+            notify(&[sd_notify::NotifyState::Status(&text)]);
+        }
+    }
+
+    fn session_state(&self) -> SessionState {
+        match self.client.tunnel.standing() {
+            Standing::Attached => SessionState::Attached,
+            Standing::Connecting => SessionState::Connecting,
+            Standing::Offline => SessionState::Offline,
+        }
+    }
+
+    async fn stop(mut self) -> anyhow::Result<()> {
+        notify(&[sd_notify::NotifyState::Stopping]);
+        info!("Client stops");
+        let now = Instant::now();
+        // New connections first: none may be caught between the rules and the end.
+        let removed = self.capture.remove().await;
+        self.client.stop(&mut self.sink, now);
+        let tunnel = &mut self.client.tunnel;
+        tunnel.advance(now);
+        self.send.clear();
+        while let Some(transmit) = tunnel.poll_transmit(now, &mut self.send) {
+            let fallback = tunnel.fallback(&transmit);
+            if let Err(failed) = tunnel.uplinks.send(&transmit, &self.send, fallback) {
+                debug!(error = %failed.error, "Farewell not sent");
+            }
+            self.send.clear();
+        }
+        removed.inspect_err(|error| error!(%error, "Capture rules stay behind"))
+    }
+}
+
+impl Running for Daemon {
+    fn status(&mut self) -> Status {
+        let mut links = self.client.tunnel.links();
+        links.sort_by_key(|link| !link.active);
+        let paths = links.into_iter().map(path_report).collect();
+        let attached = self.client.tunnel.standing() == Standing::Attached;
+        Status {
+            state: self.session_state(),
+            gateway: self.config.gateway.to_string(),
+            session: self.client.tunnel.session().map(|session| session.to_string()),
+            paths,
+            flows: self.client.flow_counts(),
+            moves: self.client.journal.moves,
+            last_move: self.client.journal.last_move.clone(),
+            capture: self.client.capture_state(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.started.elapsed().as_secs(),
+            trouble: self.client.tunnel.last_failure.clone().filter(|_| !attached),
+        }
+    }
+
+    fn flows(&self) -> Vec<FlowReport> {
+        self.client.flows(Instant::now())
+    }
+
+    fn events(&mut self) -> &mut Events {
+        &mut self.client.journal.events
+    }
+
+    fn relocate(&mut self, to: Target) -> Result<String, String> {
+        let now = Instant::now();
+        match to {
+            Target::Auto => {
+                self.client.tunnel.prefer(None, now)?;
+                Ok("the best link is chosen automatically again".to_owned())
+            }
+            Target::Link(name) => {
+                let link = self.client.tunnel.link_named(name.as_str()).ok_or_else(|| {
+                    let known = self.client.tunnel.link_names().join(", ");
+                    format!("there is no link {name} that is up; there is: {known}")
+                })?;
+                self.client.tunnel.prefer(Some(link), now)?;
+                Ok(format!(
+                    "moving to {name}; traffic stays there while it works, until \
+                     `whimbrel move --auto`"
+                ))
+            }
+        }
+    }
+
+    fn pause(&mut self, duration: Option<Duration>) -> Result<String, String> {
+        self.client.pause(duration.map(|duration| Instant::now() + duration));
+        self.follow_plan();
+        Ok("new connections go direct; those already carried go on".to_owned())
+    }
+
+    fn resume(&mut self) -> Result<String, String> {
+        self.client.resume();
+        self.follow_plan();
+        Ok("new connections are captured again".to_owned())
+    }
+}
+
+fn path_report(link: crate::tunnel::LinkView) -> PathReport {
+    let path = link.path.as_ref();
+    let measured = path.and_then(|path| path.progress).is_some_and(|it| it.last_ack.is_some());
+    PathReport {
+        link: link.link,
+        state: link.state.to_string(),
+        rtt_ms: path
+            .filter(|_| measured)
+            .map(|path| (path.rtt.as_secs_f64() * 10_000.0).round() / 10.0),
+        cwnd: path.map_or(0, |path| path.cwnd),
+        mtu: path.map_or(0, |path| path.mtu),
+        tx_bytes: link.tx_bytes,
+        rx_bytes: link.rx_bytes,
+        remote: path.map(|path| path.remote),
+        metered: link.metered,
+    }
+}
+
+fn translate(reason: link::DownReason) -> DownReason {
+    match reason {
+        link::DownReason::NoAddress => DownReason::AddressRemoved,
+        link::DownReason::Disabled | link::DownReason::NoCarrier => DownReason::Carrier,
+        link::DownReason::Removed | link::DownReason::Unsuitable => DownReason::Gone,
+    }
+}
+
+/// Looks the gateway's name up for as long as anybody listens.
+async fn resolve(
+    gateway: HostPort,
+    resolved: tokio::sync::mpsc::UnboundedSender<Result<Vec<SocketAddr>, String>>,
+) {
+    loop {
+        let lookup = tokio::net::lookup_host((gateway.host.as_str(), gateway.port)).await;
+        let outcome = match lookup {
+            Ok(addresses) => Ok(addresses.collect::<Vec<_>>()),
+            Err(error) => Err(format!("cannot find the gateway {gateway}: {error}")),
+        };
+        let pause = if outcome.is_ok() { RESOLVE.0 } else { RESOLVE.1 };
+        if resolved.send(outcome).is_err() || gateway.literal().is_some() {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The largest packet a TUN takes or gives.
+const LARGEST_PACKET: usize = 65_536;
+
+/// Packets on their way to the host.
+struct TunSink {
+    tun: Tun,
+    buffer: Vec<u8>,
+    failures: u64,
+}
+
+impl PacketSink for TunSink {
+    fn send(
+        &mut self,
+        _device: DeviceId,
+        len: usize,
+        segment: Option<NonZeroU16>,
+        fill: &mut dyn FnMut(&mut [u8]),
+    ) {
+        let Some((header, packet)) = self.buffer.split_first_chunk_mut::<VNET_HEADER>() else {
+            return;
+        };
+        let Some(packet) = packet.get_mut(..len) else { return };
+        fill(packet);
+        offload::prepare(header, packet, segment);
+        if let Err(error) = self.tun.write(&self.buffer[..VNET_HEADER + len]) {
+            // The application's TCP repeats what is missing.
+            self.failures += 1;
+            debug!(%error, failures = self.failures, "TUN write failed");
+        }
+    }
+}
+
+/// Tells the service manager, if there is one.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        debug!(%error, "Cannot notify the service manager");
+    }
 }

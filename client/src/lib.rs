@@ -1,12 +1,18 @@
 //! See the module documentation.
 
+mod capture;
 pub mod cli;
+mod client;
 pub mod control;
 pub mod daemon;
 pub mod enrol;
+mod ferry;
 pub mod host;
+mod journal;
 pub mod link;
 pub mod report;
 pub mod show;
 pub mod slab;
 pub mod tun;
+mod tunnel;
+mod uplinks;

@@ -188,6 +188,8 @@ pub enum StreamEnd {
 /// One send call: one datagram, or several of the same size to the same place.
 #[derive(Debug, Clone, Copy)]
 pub struct Transmit {
+    /// Whose datagrams they are; `None` for those of the endpoint itself.
+    pub connection: Option<Connection>,
     /// Where to.
     pub destination: SocketAddr,
     /// Which local address to send from; `None` leaves it to the owner.
@@ -414,7 +416,7 @@ impl Endpoint {
     pub fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
         if let Some((transmit, bytes)) = self.responses.pop_front() {
             buffer.extend_from_slice(&bytes);
-            return Some(translate(&transmit));
+            return Some(translate(None, &transmit));
         }
         while let Some(index) = self.dirty.front().copied() {
             self.pump(index);
@@ -427,7 +429,7 @@ impl Endpoint {
             if let Some(transmit) = transmit {
                 // One send call per turn keeps connections fair to each other.
                 self.dirty.rotate_left(1);
-                return Some(translate(&transmit));
+                return Some(translate(Some(Connection(index)), &transmit));
             }
             self.dirty.pop_front();
             self.settle(index);
@@ -779,8 +781,9 @@ fn tls_failure(text: &str) -> Lost {
     }
 }
 
-fn translate(transmit: &noq_proto::Transmit) -> Transmit {
+fn translate(connection: Option<Connection>, transmit: &noq_proto::Transmit) -> Transmit {
     Transmit {
+        connection,
         destination: transmit.destination,
         source: transmit.src_ip,
         size: transmit.size,

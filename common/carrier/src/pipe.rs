@@ -22,6 +22,8 @@ pub struct Pipe {
     pub receiver: Receiver,
     stream: Stream,
     epoch: u64,
+    /// The last epoch the peer answered.
+    answered: u64,
     /// Frames to be written before any byte of the flow.
     head: BytesMut,
     /// The beginning of the peer's frame while it is incomplete.
@@ -63,6 +65,7 @@ impl Pipe {
             receiver: Receiver::default(),
             stream,
             epoch: 0,
+            answered: 0,
             head: BytesMut::new(),
             partial: BytesMut::new(),
             blocked: false,
@@ -77,6 +80,16 @@ impl Pipe {
     /// How often the flow was resumed.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// The last epoch that was answered; bytes of the peer follow its answer.
+    pub fn answered(&self) -> u64 {
+        self.answered
+    }
+
+    /// The answer of the current epoch has arrived.
+    pub fn mark_answered(&mut self) {
+        self.answered = self.epoch;
     }
 
     /// Queues the gateway's answer before any byte of the flow.

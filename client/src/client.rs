@@ -1,0 +1,418 @@
+//! The client's data thread: applications' flows on one side, the tunnel on the other.
+//!
+//! Everything belongs to one [`Client`]. Its owner feeds packets, datagrams, link news and the
+//! time, and takes packets and datagrams to send; nothing here waits.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info};
+use whimbrel_carrier::{Pipe, Reports, Stream};
+use whimbrel_client_core::engine::{
+    DeviceId, Engine, EngineConfig, FlowEvent, FlowId, PacketSink, Refusal,
+};
+use whimbrel_common::config::Offline;
+use whimbrel_common::path::Move;
+use whimbrel_common::wire::{Control, StreamCode, Taken, WireFlow};
+
+use crate::ferry::{End, Ferry, Turn};
+use crate::journal::Journal;
+use crate::report::{CaptureState, EventKind, FlowCounts, FlowReport};
+use crate::slab::Slab;
+use crate::tunnel::{News, Tunnel};
+
+/// New connections wait this long for a session before `capture.offline` decides.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes of buffer of one flow, each way: they are touched on use and returned when idle.
+const BUFFER: usize = 1024 * 1024;
+
+/// See the [module](self).
+pub(crate) struct Client {
+    engine: Engine,
+    pub(crate) tunnel: Tunnel,
+    pub(crate) journal: Journal,
+    ferries: BTreeMap<FlowId, Ferry>,
+    streams: HashMap<Stream, FlowId>,
+    work: VecDeque<FlowId>,
+    /// Flows that wait for a session or a stream, oldest first.
+    waiting: BTreeSet<FlowId>,
+    reports: Reports,
+    /// Bytes of flows on their way again for the move at hand.
+    replayed: u64,
+    offline: Offline,
+    /// Since when there is no session.
+    detached_since: Option<Instant>,
+    given_up: bool,
+    paused: Option<Pause>,
+}
+
+/// New connections go direct on request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pause {
+    pub(crate) until: Option<Instant>,
+}
+
+impl Client {
+    pub(crate) fn new(tunnel: Tunnel, offline: Offline, seed: u64, now: Instant) -> Self {
+        let config = EngineConfig { buffer: BUFFER, ..EngineConfig::default() };
+        let engine = Engine::new(config, seed, Box::new(Slab::new(BUFFER)), now);
+        Self {
+            engine,
+            tunnel,
+            journal: Journal::default(),
+            ferries: BTreeMap::new(),
+            streams: HashMap::new(),
+            work: VecDeque::new(),
+            waiting: BTreeSet::new(),
+            reports: Reports::default(),
+            replayed: 0,
+            offline,
+            detached_since: Some(now),
+            given_up: false,
+            paused: None,
+        }
+    }
+
+    /// A packet came from the TUN.
+    pub(crate) fn handle_packet(&mut self, packet: &[u8], now: Instant) {
+        self.engine.handle_packet(DeviceId(0), packet, now);
+    }
+
+    /// Lets everything that was touched react. Whether more could be done at once.
+    pub(crate) fn advance(&mut self, sink: &mut dyn PacketSink, now: Instant) -> bool {
+        self.engine.handle_timeout(now);
+        self.tunnel.advance(now);
+        while let Some(news) = self.tunnel.poll_news() {
+            self.handle_news(news, now);
+        }
+        self.drain_engine(now);
+        self.open_waiting(now);
+        self.turn_flows(now);
+        self.engine.flush(now, sink);
+        self.drain_engine(now);
+        self.report(now);
+        self.check_patience(now);
+        self.check_pause(now);
+        let (tunnel, lost) = (&self.tunnel, self.tunnel.lost_bytes());
+        self.journal.settle(now, lost, |link| tunnel.progress_of(link));
+        !self.work.is_empty()
+    }
+
+    /// When [`advance`](Self::advance) wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let patience = self.detached_since.filter(|_| !self.given_up).map(|at| at + PATIENCE);
+        [
+            self.engine.poll_timeout(),
+            self.tunnel.poll_timeout(),
+            self.reports.deadline(),
+            self.journal.deadline(),
+            patience,
+            self.paused.and_then(|pause| pause.until),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn drain_engine(&mut self, now: Instant) {
+        while let Some(event) = self.engine.poll_event() {
+            match event {
+                FlowEvent::Open { flow, source, destination, .. } => {
+                    self.begin(flow, source, destination, now);
+                }
+                FlowEvent::Readable { flow } | FlowEvent::Writable { flow } => self.enqueue(flow),
+                FlowEvent::Reset { flow } => self.end(flow, &End::ByApplication, now),
+                FlowEvent::Closed { flow } => self.application_closed(flow),
+            }
+        }
+    }
+
+    fn begin(&mut self, flow: FlowId, source: SocketAddr, destination: SocketAddr, now: Instant) {
+        debug!(flow = flow.0, %source, %destination, "New flow");
+        if self.given_up {
+            self.engine.refuse(flow, Refusal::HostUnreachable, now);
+            return;
+        }
+        self.ferries.insert(flow, Ferry::new(flow, source, destination, now));
+        self.waiting.insert(flow);
+    }
+
+    fn application_closed(&mut self, flow: FlowId) {
+        let Some(ferry) = self.ferries.get_mut(&flow) else { return };
+        if ferry.is_open() {
+            ferry.application_closed();
+            self.enqueue(flow);
+        } else {
+            // It was refused or aborted from here: nobody is left to tell.
+            self.forget(flow);
+        }
+    }
+
+    fn open_waiting(&mut self, now: Instant) {
+        let Some(connection) = self.tunnel.connection() else { return };
+        while let Some(flow) = self.waiting.first().copied() {
+            if let Some(ferry) = self.ferries.get_mut(&flow).filter(|ferry| ferry.is_waiting()) {
+                if !ferry.dial(&mut self.tunnel.endpoint, connection) {
+                    break;
+                }
+                if let Some(pipe) = &ferry.pipe {
+                    self.streams.insert(pipe.stream(), flow);
+                }
+                self.enqueue(flow);
+                self.tunnel.activity(now);
+            }
+            self.waiting.remove(&flow);
+        }
+    }
+
+    fn enqueue(&mut self, flow: FlowId) {
+        if let Some(ferry) = self.ferries.get_mut(&flow)
+            && !std::mem::replace(&mut ferry.queued, true)
+        {
+            self.work.push_back(flow);
+        }
+    }
+
+    fn handle_news(&mut self, news: News, now: Instant) {
+        match news {
+            News::Attached => self.attached(),
+            News::Detached { reason } => self.detached(&reason, now),
+            News::Stream(stream) => {
+                if let Some(flow) = self.streams.get(&stream).copied() {
+                    self.enqueue(flow);
+                }
+            }
+            News::Stopped(stream, code) => {
+                if let Some(flow) = self.streams.get(&stream).copied()
+                    && StreamCode::from_code(code) == StreamCode::Reset
+                {
+                    self.end(flow, &End::ByGateway, now);
+                }
+            }
+            News::StreamsAvailable => {}
+            News::Taken(entries) => self.taken(&entries, now),
+            News::Replay => self.replay(now),
+            News::Moved { step, from, to } => self.moved(&step, from, to),
+            News::Path { link, from, to } => {
+                self.journal.tell_of(EventKind::Path, &link, format!("{link}: {from} to {to}"));
+            }
+            News::Failed { reason } => {
+                self.journal.tell(EventKind::Refused, format!("cannot attach: {reason}"));
+            }
+        }
+    }
+
+    fn attached(&mut self) {
+        self.detached_since = None;
+        self.given_up = false;
+        let session = self.tunnel.session().map(|session| session.to_string());
+        self.journal.tell(
+            EventKind::Attached,
+            format!("attached to the gateway, session {}", session.unwrap_or_default()),
+        );
+    }
+
+    fn detached(&mut self, reason: &str, now: Instant) {
+        self.detached_since = Some(now);
+        let flows: Vec<FlowId> = self.ferries.keys().copied().collect();
+        let mut lost = 0;
+        for flow in flows {
+            if self.ferries.get(&flow).is_some_and(|ferry| !ferry.is_waiting()) {
+                lost += 1;
+                self.end(flow, &End::ByGateway, now);
+            }
+        }
+        self.streams.clear();
+        self.reports = Reports::default();
+        self.journal.tell(
+            EventKind::Offline,
+            format!("the connection to the gateway is lost ({reason}); {lost} flows were reset"),
+        );
+    }
+
+    fn taken(&mut self, entries: &[Taken], now: Instant) {
+        for entry in entries {
+            let flow = FlowId(entry.flow.0);
+            let Some(pipe) = self.ferries.get_mut(&flow).and_then(|ferry| ferry.pipe.as_mut())
+            else {
+                continue;
+            };
+            match pipe.sender.acknowledge(entry.offset, entry.limit, entry.fin) {
+                Ok(()) => self.enqueue(flow),
+                Err(violation) => self.end(flow, &End::Violation(violation), now),
+            }
+        }
+    }
+
+    /// A path died: flows that were moving ask for what was in flight at once, on new streams.
+    fn replay(&mut self, now: Instant) {
+        let Some(connection) = self.tunnel.connection() else { return };
+        let mut moved = Vec::new();
+        for (flow, ferry) in &mut self.ferries {
+            let old = ferry.pipe.as_ref().map(Pipe::stream);
+            let before = ferry.replayed;
+            if ferry.replay(&mut self.tunnel.endpoint, connection, now) {
+                self.replayed += ferry.replayed - before;
+                moved.push((*flow, old, ferry.pipe.as_ref().map(Pipe::stream)));
+            }
+        }
+        for (flow, old, new) in moved {
+            old.and_then(|old| self.streams.remove(&old));
+            new.and_then(|new| self.streams.insert(new, flow));
+            self.enqueue(flow);
+        }
+    }
+
+    fn moved(&mut self, step: &Move, from: Option<String>, to: String) {
+        info!(from, to, reason = %step.reason, "Moved");
+        let replayed = std::mem::take(&mut self.replayed);
+        self.journal.moved(step, from, to, replayed, self.tunnel.lost_bytes());
+    }
+
+    fn turn_flows(&mut self, now: Instant) {
+        let Some(connection) = self.tunnel.connection() else { return };
+        let rtt = self.tunnel.rtt();
+        let mut active = false;
+        for _ in 0..self.work.len() {
+            let Some(flow) = self.work.pop_front() else { break };
+            let Some(ferry) = self.ferries.get_mut(&flow) else { continue };
+            ferry.queued = false;
+            let before = (ferry.up_bytes, ferry.down_bytes);
+            let turn =
+                ferry.turn(&mut self.engine, &mut self.tunnel.endpoint, connection, rtt, now);
+            active |= before != (ferry.up_bytes, ferry.down_bytes);
+            if let Some(pipe) = &ferry.pipe {
+                self.reports.note(pipe.flow, &pipe.receiver, now);
+            }
+            match turn {
+                Turn::Rest => {}
+                Turn::Again => self.enqueue(flow),
+                Turn::Over(end) => self.end(flow, &end, now),
+            }
+        }
+        if active {
+            self.tunnel.activity(now);
+        }
+    }
+
+    fn end(&mut self, flow: FlowId, end: &End, now: Instant) {
+        let connection = self.tunnel.connection();
+        if let Some(ferry) = self.forget(flow) {
+            debug!(flow = flow.0, ?end, up = ferry.up_bytes, down = ferry.down_bytes, "Flow over");
+            ferry.close(end, &mut self.engine, &mut self.tunnel.endpoint, connection, now);
+        }
+    }
+
+    fn forget(&mut self, flow: FlowId) -> Option<Ferry> {
+        self.waiting.remove(&flow);
+        let ferry = self.ferries.remove(&flow)?;
+        if let Some(pipe) = &ferry.pipe {
+            self.streams.remove(&pipe.stream());
+        }
+        Some(ferry)
+    }
+
+    fn report(&mut self, now: Instant) {
+        let ferries = &mut self.ferries;
+        let frames = self.reports.collect(now, |flow: WireFlow| {
+            let pipe = ferries.get_mut(&FlowId(flow.0))?.pipe.as_mut()?;
+            Some(pipe.receiver.report())
+        });
+        if !frames.is_empty() {
+            self.tunnel.send(&frames);
+            self.tunnel.flush(now);
+        }
+        // A report may have been the last thing a flow owed.
+        let done: Vec<FlowId> = frames
+            .iter()
+            .flat_map(reported)
+            .filter(|flow| {
+                let pipe = self.ferries.get(flow).and_then(|ferry| ferry.pipe.as_ref());
+                pipe.is_some_and(Pipe::is_done)
+            })
+            .collect();
+        for flow in done {
+            self.end(flow, &End::Complete, now);
+        }
+    }
+
+    /// Without a session for too long, waiting connections learn it.
+    fn check_patience(&mut self, now: Instant) {
+        let Some(since) = self.detached_since else { return };
+        if self.given_up || now < since + PATIENCE {
+            return;
+        }
+        self.given_up = true;
+        let refused = self.waiting.len();
+        for flow in std::mem::take(&mut self.waiting) {
+            self.ferries.remove(&flow);
+            self.engine.refuse(flow, Refusal::HostUnreachable, now);
+        }
+        let what = match self.offline {
+            Offline::Direct => "new connections go direct until it is back",
+            Offline::Block => "new connections are refused until it is back",
+        };
+        self.journal.tell(
+            EventKind::Offline,
+            format!("the gateway is out of reach: {what} ({refused} waiting ones were refused)"),
+        );
+    }
+
+    fn check_pause(&mut self, now: Instant) {
+        if self.paused.and_then(|pause| pause.until).is_some_and(|until| until <= now) {
+            self.resume();
+        }
+    }
+
+    /// New connections go direct, until a moment or until further notice.
+    pub(crate) fn pause(&mut self, until: Option<Instant>) {
+        self.paused = Some(Pause { until });
+        self.journal.tell(EventKind::Paused, "new connections go direct");
+    }
+
+    /// New connections are captured again.
+    pub(crate) fn resume(&mut self) {
+        if self.paused.take().is_some() {
+            self.journal.tell(EventKind::Resumed, "new connections are captured again");
+        }
+    }
+
+    /// What new connections get.
+    pub(crate) fn capture_state(&self) -> CaptureState {
+        match (self.paused, self.given_up, &self.offline) {
+            (Some(_), _, _) => CaptureState::Paused,
+            (None, true, Offline::Direct) => CaptureState::Direct,
+            (None, true, Offline::Block) => CaptureState::Blocked,
+            (None, false, _) => CaptureState::On,
+        }
+    }
+
+    /// Resets every flow and ends the connection: an orderly stop.
+    pub(crate) fn stop(&mut self, sink: &mut dyn PacketSink, now: Instant) {
+        self.engine.abort_all();
+        self.engine.flush(now, sink);
+        self.tunnel.close(now);
+    }
+
+    /// How many flows there are, and how many of them wait.
+    pub(crate) fn flow_counts(&self) -> FlowCounts {
+        FlowCounts { open: self.ferries.len() as u64, held: self.waiting.len() as u64 }
+    }
+
+    /// Every flow.
+    pub(crate) fn flows(&self, now: Instant) -> Vec<FlowReport> {
+        self.ferries.values().map(|ferry| ferry.describe(now)).collect()
+    }
+}
+
+/// The flows a frame reports on.
+fn reported(frame: &Control) -> Vec<FlowId> {
+    match frame {
+        Control::Taken(entries) => {
+            entries.iter().filter(|entry| entry.fin).map(|entry| FlowId(entry.flow.0)).collect()
+        }
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,398 @@
+//! One flow at the client: an application's TCP on one side, a stream on the other.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use whimbrel_carrier::{AnswerOrEnd, Connection, Endpoint, Pipe, Pulled, StreamEnd};
+use whimbrel_client_core::engine::{Engine, FlowId, Refusal};
+use whimbrel_common::session::{INITIAL_WINDOW, Violation};
+use whimbrel_common::wire::{
+    FlowAnswer, FlowHeader, RefuseReason, StreamCode, WireError, WireFlow,
+};
+
+use crate::report::FlowReport;
+
+/// Bytes moved in one direction before other flows get their turn.
+const BUDGET: usize = 512 * 1024;
+
+/// One read from the application, in bytes: it is one chunk until the gateway has taken it.
+const CHUNK: usize = 64 * 1024;
+
+/// Bytes a flow may have waiting for its stream before the application is left unread.
+const UNSENT: u64 = 256 * 1024;
+
+/// A flow counts as active this long after its last byte: what was in flight to it when a path
+/// died is asked for again at once. Later than that, the carrier's own recovery is soon enough.
+const ACTIVE: Duration = Duration::from_secs(3);
+
+/// A pause in a flow that is not idle counts as a stall from here on.
+pub(crate) const STALL: Duration = Duration::from_millis(100);
+
+/// One flow.
+#[derive(Debug)]
+pub(crate) struct Ferry {
+    pub(crate) flow: FlowId,
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    pub(crate) since: Instant,
+    /// Bytes from the application.
+    pub(crate) up_bytes: u64,
+    /// Bytes to the application.
+    pub(crate) down_bytes: u64,
+    /// Bytes sent a second time after a move.
+    pub(crate) replayed: u64,
+    pub(crate) moves: u64,
+    pub(crate) longest_stall: Duration,
+    pub(crate) queued: bool,
+    pub(crate) pipe: Option<Pipe>,
+    phase: Phase,
+    last_byte: Instant,
+    /// The application's connection is over; what is left concerns the gateway only.
+    app_gone: bool,
+    ended: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waits for a session or a stream.
+    Waiting,
+    /// The gateway dials.
+    Dialling,
+    /// Bytes flow.
+    Open,
+}
+
+/// What a turn left to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Nothing until something becomes ready.
+    Rest,
+    /// More could be moved at once.
+    Again,
+    /// The flow is over.
+    Over(End),
+}
+
+/// How a flow ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Both directions were ended and the gateway knows.
+    Complete,
+    /// The gateway could not open it.
+    Refused(RefuseReason),
+    /// The destination or the gateway reset it.
+    ByGateway,
+    /// The application reset it.
+    ByApplication,
+    /// The gateway broke the rules of the flow.
+    Violation(Violation),
+    /// The gateway sent something that is no frame.
+    Wire(WireError),
+}
+
+impl Ferry {
+    pub(crate) fn new(
+        flow: FlowId,
+        source: SocketAddr,
+        destination: SocketAddr,
+        now: Instant,
+    ) -> Self {
+        Self {
+            flow,
+            source,
+            destination,
+            since: now,
+            up_bytes: 0,
+            down_bytes: 0,
+            replayed: 0,
+            moves: 0,
+            longest_stall: Duration::ZERO,
+            queued: false,
+            pipe: None,
+            phase: Phase::Waiting,
+            last_byte: now,
+            app_gone: false,
+            ended: false,
+        }
+    }
+
+    /// Whether the flow waits for a stream.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.phase == Phase::Waiting
+    }
+
+    /// Whether bytes can flow.
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// What a person reads in the list of flows.
+    pub(crate) fn describe(&self, now: Instant) -> FlowReport {
+        let finished = self.pipe.as_ref().is_some_and(|pipe| pipe.sender.is_finished());
+        let state = match self.phase {
+            Phase::Waiting => "held",
+            Phase::Dialling => "opening",
+            Phase::Open if self.app_gone || self.ended && finished => "closing",
+            Phase::Open if self.ended || finished => "half-closed",
+            Phase::Open => "open",
+        };
+        FlowReport {
+            id: self.flow.0,
+            source: self.source,
+            destination: self.destination,
+            state: state.to_owned(),
+            tx_bytes: self.up_bytes,
+            rx_bytes: self.down_bytes,
+            age_s: now.saturating_duration_since(self.since).as_secs(),
+            stalled_ms_longest: u64::try_from(self.longest_stall.as_millis()).unwrap_or(u64::MAX),
+            moves_survived: self.moves,
+        }
+    }
+
+    /// Asks the gateway to dial, on a stream of `connection` if it has one to give. Whether it had.
+    pub(crate) fn dial(&mut self, endpoint: &mut Endpoint, connection: Connection) -> bool {
+        let Some(stream) = endpoint.open(connection) else { return false };
+        let header = FlowHeader::Open {
+            flow: WireFlow(self.flow.0),
+            destination: self.destination,
+            limit: INITIAL_WINDOW,
+        };
+        self.pipe = Some(Pipe::dial(stream, &header));
+        self.phase = Phase::Dialling;
+        true
+    }
+
+    /// The application is gone in an orderly way.
+    pub(crate) fn application_closed(&mut self) {
+        self.app_gone = true;
+    }
+
+    /// A path died: what was in flight is sent and asked for again on a new stream, at once.
+    /// Whether the flow had any need of that.
+    pub(crate) fn replay(
+        &mut self,
+        endpoint: &mut Endpoint,
+        connection: Connection,
+        now: Instant,
+    ) -> bool {
+        let Some(pipe) = self.pipe.as_mut() else { return false };
+        let active = now.saturating_duration_since(self.last_byte) < ACTIVE;
+        if self.phase == Phase::Waiting || !(active || pipe.sender.in_flight() > 0) {
+            return false;
+        }
+        let Some(stream) = endpoint.open(connection) else { return false };
+        self.replayed += pipe.sender.in_flight();
+        self.moves += 1;
+        let old = pipe.stream();
+        pipe.redial(stream);
+        Pipe::supersede(endpoint, connection, old);
+        true
+    }
+
+    /// Moves what can be moved.
+    pub(crate) fn turn(
+        &mut self,
+        engine: &mut Engine,
+        endpoint: &mut Endpoint,
+        connection: Connection,
+        rtt: Duration,
+        now: Instant,
+    ) -> Turn {
+        match self.try_turn(engine, endpoint, connection, rtt, now) {
+            Ok(true) => Turn::Again,
+            Ok(false) => Turn::Rest,
+            Err(end) => Turn::Over(end),
+        }
+    }
+
+    fn try_turn(
+        &mut self,
+        engine: &mut Engine,
+        endpoint: &mut Endpoint,
+        connection: Connection,
+        rtt: Duration,
+        now: Instant,
+    ) -> Result<bool, End> {
+        let Some(pipe) = self.pipe.as_mut() else { return Ok(false) };
+        push(pipe, endpoint, connection)?;
+        if self.phase == Phase::Dialling || pipe.epoch() > pipe.answered() {
+            match pipe.read_answer(endpoint, connection).map_err(End::Wire)? {
+                None => {}
+                Some(answer) => self.take_answer(engine, answer, now)?,
+            }
+        }
+        if self.phase != Phase::Open {
+            return Ok(false);
+        }
+        let up = self.carry_up(engine, endpoint, connection, now)?;
+        let down = self.carry_down(engine, endpoint, connection, rtt, now)?;
+        match &self.pipe {
+            Some(pipe) if pipe.is_done() => Err(End::Complete),
+            Some(_) | None => Ok(up || down),
+        }
+    }
+
+    fn take_answer(
+        &mut self,
+        engine: &mut Engine,
+        answer: AnswerOrEnd,
+        now: Instant,
+    ) -> Result<(), End> {
+        let Some(pipe) = self.pipe.as_mut() else { return Ok(()) };
+        match answer {
+            AnswerOrEnd::Answer(FlowAnswer::Opened { limit }) => {
+                pipe.sender.acknowledge(0, limit, false).map_err(End::Violation)?;
+                pipe.mark_answered();
+                if self.phase == Phase::Dialling {
+                    self.phase = Phase::Open;
+                    self.last_byte = now;
+                    engine.accept(self.flow, now);
+                }
+                Ok(())
+            }
+            AnswerOrEnd::Answer(FlowAnswer::Resumed { taken, fin_taken, offset, limit }) => {
+                pipe.receiver.resume(offset).map_err(End::Violation)?;
+                pipe.sender.acknowledge(taken, limit, fin_taken).map_err(End::Violation)?;
+                pipe.mark_answered();
+                Ok(())
+            }
+            AnswerOrEnd::Answer(FlowAnswer::Refused { reason }) => Err(End::Refused(reason)),
+            AnswerOrEnd::Answer(FlowAnswer::NeverSeen | FlowAnswer::Gone) | AnswerOrEnd::End => {
+                Err(End::ByGateway)
+            }
+        }
+    }
+
+    /// Application to gateway; whether more could be moved at once.
+    fn carry_up(
+        &mut self,
+        engine: &mut Engine,
+        endpoint: &mut Endpoint,
+        connection: Connection,
+        now: Instant,
+    ) -> Result<bool, End> {
+        let Some(pipe) = self.pipe.as_mut() else { return Ok(false) };
+        let mut moved = 0;
+        while !pipe.sender.is_finished() && pipe.sender.held() - pipe.sender.in_flight() < UNSENT {
+            let room = pipe.sender.room().min(CHUNK);
+            // Without room only the end can be taken, which needs none.
+            let mut chunk = BytesMut::with_capacity(room.min(engine.readable(self.flow)));
+            let read = engine.read(self.flow, room, &mut chunk);
+            if read.bytes > 0 {
+                pipe.sender.push(chunk.freeze());
+                self.up_bytes += read.bytes as u64;
+                moved += read.bytes;
+            }
+            if read.fin {
+                pipe.sender.finish();
+            }
+            if read.bytes == 0 && !read.fin {
+                break;
+            }
+            push(pipe, endpoint, connection)?;
+            if moved >= BUDGET {
+                break;
+            }
+        }
+        if moved > 0 {
+            self.note_progress(now);
+        }
+        Ok(moved >= BUDGET)
+    }
+
+    /// Gateway to application; whether more could be moved at once.
+    fn carry_down(
+        &mut self,
+        engine: &mut Engine,
+        endpoint: &mut Endpoint,
+        connection: Connection,
+        rtt: Duration,
+        now: Instant,
+    ) -> Result<bool, End> {
+        let Some(pipe) = self.pipe.as_mut() else { return Ok(false) };
+        let mut moved = 0;
+        while !self.ended && moved < BUDGET && pipe.epoch() == pipe.answered() {
+            let room = engine.writable(self.flow);
+            if room == 0 {
+                break;
+            }
+            match pipe.pull(endpoint, connection, room) {
+                Pulled::Data(bytes) => {
+                    let written = engine.write(self.flow, &bytes);
+                    debug_assert_eq!(written, bytes.len(), "room was asked for before");
+                    pipe.receiver.take(bytes.len(), now, rtt).map_err(End::Violation)?;
+                    self.down_bytes += bytes.len() as u64;
+                    moved += bytes.len();
+                }
+                Pulled::Blocked | Pulled::Superseded => break,
+                Pulled::End => {
+                    engine.finish(self.flow);
+                    pipe.receiver.take_end();
+                    self.ended = true;
+                }
+                Pulled::Reset => return Err(End::ByGateway),
+            }
+        }
+        if moved > 0 {
+            self.note_progress(now);
+        }
+        Ok(moved >= BUDGET)
+    }
+
+    fn note_progress(&mut self, now: Instant) {
+        let pause = now.saturating_duration_since(self.last_byte);
+        let pipe_waits = self.pipe.as_ref().is_some_and(|pipe| pipe.sender.held() > 0);
+        // A pause without anything under way is the application's own.
+        if pause > STALL && pause < ACTIVE && pipe_waits {
+            self.longest_stall = self.longest_stall.max(pause);
+        }
+        self.last_byte = now;
+    }
+
+    /// Tells both sides how the flow ended, where they do not know yet.
+    pub(crate) fn close(
+        self,
+        end: &End,
+        engine: &mut Engine,
+        endpoint: &mut Endpoint,
+        connection: Option<Connection>,
+        now: Instant,
+    ) {
+        match end {
+            End::Complete => {}
+            End::Refused(reason) => engine.refuse(self.flow, refusal(*reason), now),
+            End::ByGateway if self.phase != Phase::Open => {
+                engine.refuse(self.flow, Refusal::HostUnreachable, now);
+            }
+            End::ByGateway | End::Violation(_) | End::Wire(_) => engine.abort(self.flow),
+            End::ByApplication => {}
+        }
+        let reset = matches!(end, End::ByApplication | End::Violation(_) | End::Wire(_));
+        if let (true, Some(pipe), Some(connection)) = (reset, &self.pipe, connection) {
+            pipe.reset(endpoint, connection);
+        }
+    }
+}
+
+fn push(pipe: &mut Pipe, endpoint: &mut Endpoint, connection: Connection) -> Result<(), End> {
+    match pipe.push(endpoint, connection) {
+        Ok(()) | Err(StreamEnd::Gone) => Ok(()),
+        Err(StreamEnd::Stopped(code)) => match StreamCode::from_code(code) {
+            StreamCode::Reset => Err(End::ByGateway),
+            StreamCode::Superseded => Ok(()),
+        },
+    }
+}
+
+fn refusal(reason: RefuseReason) -> Refusal {
+    match reason {
+        RefuseReason::Refused => Refusal::Refused,
+        RefuseReason::HostUnreachable | RefuseReason::Limit | RefuseReason::Failed => {
+            Refusal::HostUnreachable
+        }
+        RefuseReason::NetworkUnreachable => Refusal::NetworkUnreachable,
+        RefuseReason::TimedOut => Refusal::TimedOut,
+        RefuseReason::Denied => Refusal::Prohibited,
+    }
+}

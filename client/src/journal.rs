@@ -1,0 +1,142 @@
+//! What happened, for the people it happened to.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use whimbrel_common::path::{Move, PathKey};
+
+use crate::control::Events;
+use crate::report::{Event, EventKind, MoveRecord, UnixMillis};
+
+/// After a move, losses on the old path are noticed within a few round trips: then the bytes sent
+/// again are counted.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// A move onto a path that shows nothing for so long is told without its gap.
+const UNKNOWN: Duration = Duration::from_secs(5);
+
+/// Events and moves.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    pub(crate) events: Events,
+    pub(crate) moves: u64,
+    pub(crate) last_move: Option<MoveRecord>,
+    open: VecDeque<OpenMove>,
+}
+
+/// A move whose cost is not known yet.
+#[derive(Debug)]
+struct OpenMove {
+    record: MoveRecord,
+    to: PathKey,
+    at: Instant,
+    silent_since: Instant,
+    replayed: u64,
+    lost_before: u64,
+    settles: Option<Instant>,
+}
+
+impl Journal {
+    /// Records an event about nothing in particular.
+    pub(crate) fn tell(&mut self, event: EventKind, text: impl Into<String>) {
+        self.record(event, text.into(), None);
+    }
+
+    /// Records an event about a link.
+    pub(crate) fn tell_of(&mut self, event: EventKind, link: &str, text: impl Into<String>) {
+        self.record(event, text.into(), Some(link.to_owned()));
+    }
+
+    fn record(&mut self, event: EventKind, text: String, link: Option<String>) {
+        self.events.record(Event { at: unix_millis(), event, text, link, moved: None });
+    }
+
+    /// A move began. `replayed` bytes of flows are on their way again already.
+    pub(crate) fn moved(
+        &mut self,
+        step: &Move,
+        from: Option<String>,
+        to: String,
+        replayed: u64,
+        lost_before: u64,
+    ) {
+        self.moves += u64::from(step.from.is_some());
+        let reason = step.reason.to_string();
+        let record = MoveRecord {
+            at: unix_millis(),
+            from,
+            to,
+            reason,
+            gap_ms: None,
+            retransmitted_bytes: None,
+        };
+        if step.from.is_none() {
+            return;
+        }
+        self.last_move = Some(record.clone());
+        self.open.push_back(OpenMove {
+            record,
+            to: step.to,
+            at: step.at,
+            silent_since: step.silent_since.unwrap_or(step.at),
+            replayed,
+            lost_before,
+            settles: None,
+        });
+    }
+
+    /// Completes moves whose cost is known by now. `last_ack` tells when a path last made progress.
+    pub(crate) fn settle(
+        &mut self,
+        now: Instant,
+        lost: u64,
+        last_ack: impl Fn(PathKey) -> Option<Instant>,
+    ) {
+        for step in &mut self.open {
+            if step.record.gap_ms.is_none()
+                && let Some(ack) = last_ack(step.to).filter(|ack| *ack > step.at)
+            {
+                let gap = ack.saturating_duration_since(step.silent_since);
+                step.record.gap_ms = Some((gap.as_secs_f64() * 10_000.0).round() / 10.0);
+                step.settles = Some(now + SETTLE);
+                self.last_move = Some(step.record.clone());
+            }
+        }
+        while let Some(step) = self.open.front() {
+            let due = step.settles.unwrap_or(step.at + UNKNOWN);
+            if due > now {
+                break;
+            }
+            let Some(mut step) = self.open.pop_front() else { break };
+            let lost = lost.saturating_sub(step.lost_before);
+            step.record.retransmitted_bytes = Some(step.replayed + lost);
+            self.last_move = Some(step.record.clone());
+            let text = describe(&step.record);
+            self.events.record(Event {
+                at: step.record.at,
+                event: EventKind::Moved,
+                text,
+                link: Some(step.record.to.clone()),
+                moved: Some(step.record),
+            });
+        }
+    }
+
+    /// When [`settle`](Self::settle) wants to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.open.front().map(|step| step.settles.unwrap_or(step.at + UNKNOWN))
+    }
+}
+
+fn describe(record: &MoveRecord) -> String {
+    let from = record.from.as_deref().unwrap_or("nowhere");
+    let gap = record.gap_ms.map_or_else(String::new, |gap| format!(", gap {gap} ms"));
+    let again = record.retransmitted_bytes.unwrap_or(0);
+    format!("moved from {from} to {} ({}{gap}, {again} bytes again)", record.to, record.reason)
+}
+
+/// The wall clock, for people.
+pub(crate) fn unix_millis() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,797 @@
+//! The client's side of the carrier: one connection to the gateway over every link there is.
+//!
+//! [`Tunnel`] owns the engine of QUIC and the decisions about paths; [`crate::uplinks`] owns the
+//! sockets. It connects over all links at once (the first answer wins), attaches, keeps a path on
+//! every link, moves between them, and connects again when the connection is lost.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tracing::{debug, info, warn};
+use whimbrel_carrier::{
+    Connection, ControlStream, Endpoint, Event, Identity, Lost, OpenPathError, Path, PathView,
+    Role, Stream, Transmit, Tuning,
+};
+use whimbrel_common::identity::{PublicKey, SecretKey};
+use whimbrel_common::path::Role as PathRole;
+use whimbrel_common::path::{
+    Action, Config, DownReason, Evidence, Input, Move, PathKey, Paths, PreferredBy, State,
+};
+use whimbrel_common::wire::{Control, Denial, SessionId, Taken, VERSION};
+
+use crate::uplinks::{SendFailed, Uplinks, stand_in};
+
+/// A second attempt, over another link or to another address, starts this long after the first:
+/// the connection attempt delay of RFC 8305 §8.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// An attempt without an answer is given up after this long; another follows.
+const ATTEMPT: Duration = Duration::from_secs(4);
+
+/// Between failed rounds, doubling up to the second; a link that comes up cuts it short.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+/// A gateway that refused us is asked again this rarely: only its owner can change its mind.
+const PAUSE_AFTER_DENIAL: Duration = Duration::from_secs(30);
+
+/// Paths are judged at most this often while traffic flows: a tenth of the shortest silence that
+/// matters.
+const JUDGE_EVERY: Duration = Duration::from_millis(4);
+
+/// A path that could not be opened for want of credit from the peer is tried again after this.
+const OPEN_AGAIN: Duration = Duration::from_millis(250);
+
+/// What the owner must know of.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The session is attached: flows may be opened.
+    Attached,
+    /// The connection is lost with everything on it.
+    Detached { reason: String },
+    /// A stream may have something to read, or room.
+    Stream(Stream),
+    /// The peer abandoned a stream.
+    Stopped(Stream, u64),
+    /// More streams may be opened.
+    StreamsAvailable,
+    /// Progress and credit of flows.
+    Taken(Vec<Taken>),
+    /// A path died: what was in flight must be sent again.
+    Replay,
+    /// The traffic moved.
+    Moved { step: Move, from: Option<String>, to: String },
+    /// A path changed its state.
+    Path { link: String, from: State, to: State },
+    /// Connecting failed, in words for a person.
+    Failed { reason: String },
+}
+
+/// Where the tunnel stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// No link is up.
+    Offline,
+    /// Trying to reach the gateway.
+    Connecting,
+    /// Carrying flows.
+    Attached,
+}
+
+/// A link, for the list of paths.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkView {
+    pub(crate) link: String,
+    pub(crate) state: State,
+    pub(crate) metered: bool,
+    pub(crate) active: bool,
+    pub(crate) path: Option<PathView>,
+    pub(crate) tx_bytes: u64,
+    pub(crate) rx_bytes: u64,
+}
+
+/// One try to reach the gateway.
+#[derive(Debug)]
+struct Attempt {
+    connection: Connection,
+    link: PathKey,
+    until: Instant,
+}
+
+/// What is known of a link beyond its sockets.
+#[derive(Debug, Clone)]
+struct Described {
+    name: String,
+    rank: u32,
+    metered: bool,
+}
+
+/// A connection that was made.
+#[derive(Debug)]
+struct Live {
+    connection: Connection,
+    control: ControlStream,
+    session: Option<SessionId>,
+    paths: Paths,
+    /// The engine's path of each link, and whether it was validated.
+    open: BTreeMap<PathKey, (Path, bool)>,
+    judged: Option<Instant>,
+    /// Links whose path is to be tried again.
+    again: BTreeMap<PathKey, Instant>,
+    attached: bool,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) uplinks: Uplinks,
+    gateway: Vec<SocketAddr>,
+    links: BTreeMap<PathKey, Described>,
+    attempts: Vec<Attempt>,
+    tried: BTreeMap<(PathKey, SocketAddr), Instant>,
+    next_attempt: Option<Instant>,
+    pause: Duration,
+    live: Option<Live>,
+    news: VecDeque<News>,
+    pub(crate) last_failure: Option<String>,
+}
+
+impl Tunnel {
+    /// A tunnel to the gateway that owns `gateway_key`. It needs [addresses](Self::set_gateway) and
+    /// [links](Self::link_up).
+    pub(crate) fn new(key: SecretKey, gateway_key: PublicKey, mark: u32) -> anyhow::Result<Self> {
+        let identity = Identity { key, role: Role::Client { gateway: gateway_key } };
+        Ok(Self {
+            endpoint: Endpoint::new(&identity, &Tuning::default())?,
+            uplinks: Uplinks::new(mark),
+            gateway: Vec::new(),
+            links: BTreeMap::new(),
+            attempts: Vec::new(),
+            tried: BTreeMap::new(),
+            next_attempt: None,
+            pause: PAUSE.0,
+            live: None,
+            news: VecDeque::new(),
+            last_failure: None,
+        })
+    }
+
+    /// Where the gateway is.
+    pub(crate) fn set_gateway(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
+        if addresses != self.gateway {
+            self.gateway = addresses;
+            self.hurry(now);
+        }
+    }
+
+    /// A link came up, or what is known of it changed. Its sockets are in place.
+    pub(crate) fn link_up(
+        &mut self,
+        link: PathKey,
+        name: &str,
+        rank: u32,
+        metered: bool,
+        now: Instant,
+    ) {
+        let described = Described { name: name.to_owned(), rank, metered };
+        self.links.insert(link, described);
+        if let Some(live) = self.live.as_mut() {
+            let name = name.to_owned();
+            let input = Input::LinkUp { path: link, name, rank, metered, cold: false };
+            live.paths.handle(input, now);
+        } else {
+            self.hurry(now);
+        }
+    }
+
+    /// A link went down. Its sockets are closed.
+    pub(crate) fn link_down(&mut self, link: PathKey, reason: DownReason, now: Instant) {
+        self.links.remove(&link);
+        self.uplinks.remove(link);
+        if let Some(live) = self.live.as_mut() {
+            live.paths.handle(Input::LinkDown { path: link, reason }, now);
+        }
+    }
+
+    /// The host slept, or its clock jumped.
+    pub(crate) fn woke(&mut self, now: Instant) {
+        if let Some(live) = self.live.as_mut() {
+            live.paths.handle(Input::Woke, now);
+        } else {
+            self.hurry(now);
+        }
+    }
+
+    /// A person wants the traffic on a link, or gives the choice back with `None`.
+    pub(crate) fn prefer(&mut self, link: Option<PathKey>, now: Instant) -> Result<(), String> {
+        let Some(live) = self.live.as_mut() else {
+            return Err("there is no connection to the gateway to move".to_owned());
+        };
+        let input = link.map_or(Input::Auto, |path| Input::Prefer { path, by: PreferredBy::Hand });
+        live.paths.handle(input, now);
+        Ok(())
+    }
+
+    /// Application bytes moved.
+    pub(crate) fn activity(&mut self, now: Instant) {
+        if let Some(live) = self.live.as_mut() {
+            live.paths.handle(Input::Activity, now);
+        }
+    }
+
+    fn hurry(&mut self, now: Instant) {
+        self.pause = PAUSE.0;
+        self.next_attempt = Some(now);
+    }
+
+    /// The connection flows use, once the session is attached.
+    pub(crate) fn connection(&self) -> Option<Connection> {
+        self.live.as_ref().filter(|live| live.attached).map(|live| live.connection)
+    }
+
+    /// Where the tunnel stands.
+    pub(crate) fn standing(&self) -> Standing {
+        match &self.live {
+            Some(live) if live.attached => Standing::Attached,
+            _ if self.links.is_empty() => Standing::Offline,
+            _ => Standing::Connecting,
+        }
+    }
+
+    /// The session, once attached.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        self.live.as_ref().and_then(|live| live.session)
+    }
+
+    /// The round trip flows are judged by.
+    pub(crate) fn rtt(&self) -> Duration {
+        let live = self.live.as_ref();
+        live.and_then(|live| {
+            let active = live.paths.active()?;
+            live.paths.paths().find(|view| view.path == active).map(|view| view.evidence.srtt)
+        })
+        .unwrap_or(Duration::from_millis(100))
+    }
+
+    /// A datagram arrived on a link.
+    pub(crate) fn handle_datagram(
+        &mut self,
+        remote: SocketAddr,
+        local: Option<IpAddr>,
+        ecn: Option<u8>,
+        data: BytesMut,
+        now: Instant,
+    ) {
+        self.endpoint.handle_datagram(remote, local, ecn, data, now);
+    }
+
+    /// The next datagrams to send.
+    pub(crate) fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
+        self.endpoint.poll_transmit(now, buffer)
+    }
+
+    /// The link that datagrams which name none leave by.
+    pub(crate) fn fallback(&self, transmit: &Transmit) -> Option<PathKey> {
+        let connection = transmit.connection?;
+        self.attempts
+            .iter()
+            .find(|attempt| attempt.connection == connection)
+            .map(|attempt| attempt.link)
+    }
+
+    /// The kernel refused to send on a link.
+    pub(crate) fn send_failed(&mut self, failed: &SendFailed, now: Instant) {
+        debug!(link = %failed.link, error = %failed.error, "Send failed");
+        if let Some(live) = self.live.as_mut() {
+            live.paths.handle(Input::SendError { path: failed.link }, now);
+        }
+    }
+
+    /// What happened since the last call.
+    pub(crate) fn poll_news(&mut self) -> Option<News> {
+        self.news.pop_front()
+    }
+
+    /// When [`advance`](Self::advance) wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let paths = self.live.as_ref().and_then(|live| live.paths.poll_timeout());
+        let again = self.live.as_ref().and_then(|live| live.again.values().min().copied());
+        let attempts = self.attempts.iter().map(|attempt| attempt.until).min();
+        let next = if self.live.is_none() && self.can_connect() { self.next_attempt } else { None };
+        [self.endpoint.poll_timeout(), paths, again, attempts, next].into_iter().flatten().min()
+    }
+
+    fn can_connect(&self) -> bool {
+        !self.links.is_empty() && !self.gateway.is_empty()
+    }
+
+    /// Lets everything that was touched react.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        self.endpoint.handle_timeout(now);
+        self.endpoint.advance();
+        while let Some((connection, event)) = self.endpoint.poll_event() {
+            self.handle_event(connection, event, now);
+        }
+        self.give_up_attempts(now);
+        self.try_next(now);
+        self.judge(now);
+        self.flush(now);
+    }
+
+    fn handle_event(&mut self, connection: Connection, event: Event, now: Instant) {
+        if self.live.as_ref().is_none_or(|live| live.connection != connection) {
+            self.handle_attempt(connection, &event, now);
+            return;
+        }
+        match event {
+            Event::Connected { .. } | Event::Opened => {}
+            Event::Lost(reason) => self.lose(&reason, now),
+            Event::StreamsAvailable => self.news.push_back(News::StreamsAvailable),
+            Event::Readable(stream) if stream == Stream::CONTROL => self.read_control(now),
+            Event::Readable(stream) | Event::Writable(stream) => {
+                self.news.push_back(News::Stream(stream));
+            }
+            Event::Stopped(stream, code) => self.news.push_back(News::Stopped(stream, code)),
+            Event::PathOpened(path) => self.path_opened(path, now),
+            Event::PathClosed(path) => self.path_closed(path, now),
+            Event::PathStatus { path, carry } => {
+                if carry && let Some(live) = self.live.as_mut() {
+                    let link = live.open.iter().find(|(_, (open, _))| *open == path);
+                    if let Some((link, _)) = link {
+                        let input = Input::Prefer { path: *link, by: PreferredBy::Peer };
+                        live.paths.handle(input, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn handle_attempt(&mut self, connection: Connection, event: &Event, now: Instant) {
+        let Some(at) = self.attempts.iter().position(|try_| try_.connection == connection) else {
+            return;
+        };
+        match event {
+            Event::Connected { remote, .. } => {
+                let winner = self.attempts.swap_remove(at);
+                info!(link = self.uplinks.name(winner.link), gateway = %remote, "Connected");
+                for loser in std::mem::take(&mut self.attempts) {
+                    self.endpoint.close(loser.connection, 0, "another link was faster", now);
+                }
+                self.greet(connection, winner.link, now);
+            }
+            Event::Lost(reason) => {
+                let lost = self.attempts.swap_remove(at);
+                self.fail(&describe(reason), self.uplinks.name(lost.link).map(str::to_owned));
+                if denied(reason) {
+                    self.next_attempt = Some(now + PAUSE_AFTER_DENIAL);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn fail(&mut self, reason: &str, link: Option<String>) {
+        if self.last_failure.as_deref() != Some(reason) {
+            warn!(link, reason, "Cannot reach the gateway");
+            self.news.push_back(News::Failed { reason: reason.to_owned() });
+        }
+        self.last_failure = Some(reason.to_owned());
+    }
+
+    fn greet(&mut self, connection: Connection, link: PathKey, now: Instant) {
+        let Some(stream) = self.endpoint.open(connection) else {
+            self.endpoint.close(connection, Denial::Protocol.code(), "no control stream", now);
+            return;
+        };
+        let mut control = ControlStream::new(stream);
+        control.send(&Control::Hello { version: VERSION, capabilities: 0 });
+        control.send(&Control::Attach { session: None, epoch: 1 });
+        let mut paths = Paths::new(PathRole::Client, Config::new(PathRole::Client));
+        for (key, described) in &self.links {
+            let (name, rank, metered) = (described.name.clone(), described.rank, described.metered);
+            paths.handle(Input::LinkUp { path: *key, name, rank, metered, cold: false }, now);
+        }
+        // Whatever was decided about links without a connection is void.
+        while paths.poll_action().is_some() {}
+        paths.handle(Input::Opened { path: link }, now);
+        self.uplinks.forget_steering();
+        self.uplinks.prefer(link);
+        self.live = Some(Live {
+            connection,
+            control,
+            session: None,
+            paths,
+            open: BTreeMap::from([(link, (Path::FIRST, true))]),
+            judged: None,
+            again: BTreeMap::new(),
+            attached: false,
+        });
+    }
+
+    fn lose(&mut self, reason: &Lost, now: Instant) {
+        let Some(live) = self.live.take() else { return };
+        self.uplinks.forget_steering();
+        let words = describe(reason);
+        if live.attached {
+            warn!(reason = words, "Connection lost");
+            self.news.push_back(News::Detached { reason: words.clone() });
+        }
+        self.fail(&words, None);
+        self.tried.clear();
+        self.hurry(now);
+        if denied(reason) {
+            self.next_attempt = Some(now + PAUSE_AFTER_DENIAL);
+        }
+    }
+
+    /// Ends the connection in an orderly way.
+    pub(crate) fn close(&mut self, now: Instant) {
+        if let Some(live) = self.live.take() {
+            self.endpoint.close(live.connection, 0, "the client stops", now);
+        }
+        for attempt in std::mem::take(&mut self.attempts) {
+            self.endpoint.close(attempt.connection, 0, "the client stops", now);
+        }
+    }
+
+    fn give_up_attempts(&mut self, now: Instant) {
+        let (over, going) = std::mem::take(&mut self.attempts)
+            .into_iter()
+            .partition(|attempt: &Attempt| attempt.until <= now);
+        self.attempts = going;
+        let over: Vec<Attempt> = over;
+        for attempt in over {
+            let link = self.uplinks.name(attempt.link).map(str::to_owned);
+            self.endpoint.close(attempt.connection, 0, "no answer", now);
+            self.fail("the gateway does not answer", link);
+        }
+    }
+
+    /// Starts the next attempt: the best link and address that was not tried for longest.
+    fn try_next(&mut self, now: Instant) {
+        if self.live.is_some() || !self.can_connect() {
+            return;
+        }
+        if self.next_attempt.is_none_or(|at| at > now) {
+            return;
+        }
+        let busy: Vec<(PathKey, SocketAddr)> = self.tried.keys().copied().collect();
+        let candidates = self.candidates();
+        let fresh = candidates.iter().find(|candidate| !busy.contains(candidate)).copied();
+        let Some((link, remote)) = fresh else {
+            // Everything was tried in this round.
+            self.tried.clear();
+            self.next_attempt = Some(now + self.pause);
+            self.pause = (self.pause * 2).min(PAUSE.1);
+            if candidates.is_empty() {
+                self.fail("no link reaches the gateway's address family", None);
+            }
+            return;
+        };
+        self.tried.insert((link, remote), now);
+        self.next_attempt = Some(now + STAGGER);
+        match self.endpoint.connect(remote, now) {
+            Ok(connection) => {
+                debug!(link = self.uplinks.name(link), %remote, "Connecting");
+                self.attempts.push(Attempt { connection, link, until: now + ATTEMPT });
+            }
+            Err(error) => self.fail(&error.to_string(), None),
+        }
+    }
+
+    fn candidates(&self) -> Vec<(PathKey, SocketAddr)> {
+        let mut links: Vec<(&PathKey, &Described)> = self.links.iter().collect();
+        links.sort_by_key(|(key, link)| (link.metered, link.rank, **key));
+        let reaches = |link: PathKey| {
+            self.gateway.iter().filter(move |remote| self.uplinks.reaches(link, remote.ip()))
+        };
+        links.iter().flat_map(|(key, _)| reaches(**key).map(|remote| (**key, *remote))).collect()
+    }
+
+    fn read_control(&mut self, now: Instant) {
+        loop {
+            let Some(live) = self.live.as_mut() else { return };
+            match live.control.receive(&mut self.endpoint, live.connection) {
+                Ok(None) => return,
+                Ok(Some(frame)) => self.handle_control(frame, now),
+                Err(error) => {
+                    warn!(%error, "Control stream ended");
+                    let code = Denial::Protocol.code();
+                    self.endpoint.close(live.connection, code, "control stream", now);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle_control(&mut self, frame: Control, now: Instant) {
+        let Some(live) = self.live.as_mut() else { return };
+        match frame {
+            Control::Hello { version, .. } => {
+                if version != VERSION {
+                    let code = Denial::Version.code();
+                    self.endpoint.close(live.connection, code, "version", now);
+                }
+            }
+            Control::Attached { session, .. } => {
+                info!(%session, "Attached");
+                live.session = Some(session);
+                live.attached = true;
+                self.last_failure = None;
+                self.pause = PAUSE.0;
+                self.news.push_back(News::Attached);
+            }
+            Control::Taken(entries) => self.news.push_back(News::Taken(entries)),
+            Control::Denied { reason } => self.fail(&reason.to_string(), None),
+            Control::Enrol { .. } | Control::Attach { .. } | Control::Enrolled { .. } => {
+                let code = Denial::Protocol.code();
+                self.endpoint.close(live.connection, code, "unexpected frame", now);
+            }
+        }
+    }
+
+    /// Queues frames for the gateway.
+    pub(crate) fn send(&mut self, frames: &[Control]) {
+        if let Some(live) = self.live.as_mut() {
+            frames.iter().for_each(|frame| live.control.send(frame));
+        }
+    }
+
+    /// Hands queued frames to the carrier.
+    pub(crate) fn flush(&mut self, now: Instant) {
+        let Some(live) = self.live.as_mut() else { return };
+        if let Err(error) = live.control.flush(&mut self.endpoint, live.connection) {
+            warn!(%error, "Control stream ended");
+            let code = Denial::Protocol.code();
+            self.endpoint.close(live.connection, code, "control stream", now);
+        }
+    }
+
+    fn path_opened(&mut self, path: Path, now: Instant) {
+        let Some(live) = self.live.as_mut() else { return };
+        let link = live.open.iter_mut().find(|(_, (open, _))| *open == path);
+        if let Some((link, (_, validated))) = link {
+            *validated = true;
+            live.paths.handle(Input::Opened { path: *link }, now);
+        }
+    }
+
+    fn path_closed(&mut self, path: Path, now: Instant) {
+        let Some(live) = self.live.as_mut() else { return };
+        let link = live.open.iter().find(|(_, (open, _))| *open == path);
+        if let Some((link, (_, validated))) = link.map(|(link, open)| (*link, *open)) {
+            live.open.remove(&link);
+            let input = if validated {
+                Input::Closed { path: link }
+            } else {
+                Input::OpenFailed { path: link }
+            };
+            live.paths.handle(input, now);
+        }
+    }
+
+    /// Tells the path decisions what is known now, and carries them out.
+    fn judge(&mut self, now: Instant) {
+        let Some(live) = self.live.as_mut() else { return };
+        let due = live.paths.poll_timeout().is_some_and(|deadline| deadline <= now);
+        let recent = live.judged.is_some_and(|judged| now < judged + JUDGE_EVERY);
+        if due || !recent {
+            live.judged = Some(now);
+            for (link, (path, validated)) in &live.open {
+                let progress = self.endpoint.progress(live.connection, *path);
+                let Some(progress) = progress.filter(|_| *validated) else { continue };
+                let evidence = Evidence {
+                    expecting_since: progress.expecting_since,
+                    last_ack: progress.last_ack,
+                    last_receive: self.uplinks.last_receive(*link),
+                    srtt: progress.srtt,
+                    rttvar: progress.rttvar,
+                };
+                live.paths.handle(Input::Evidence { path: *link, evidence }, now);
+            }
+            live.paths.handle_timeout(now);
+        }
+        let due: Vec<PathKey> =
+            live.again.iter().filter(|(_, at)| **at <= now).map(|(link, _)| *link).collect();
+        for link in due {
+            if let Some(live) = self.live.as_mut() {
+                live.again.remove(&link);
+            }
+            self.open_path(link, now);
+        }
+        while let Some(action) = self.live.as_mut().and_then(|live| live.paths.poll_action()) {
+            self.act(action, now);
+        }
+    }
+
+    fn act(&mut self, action: Action, now: Instant) {
+        let name = |links: &BTreeMap<PathKey, Described>, uplinks: &Uplinks, link: PathKey| {
+            let described = links.get(&link).map(|described| described.name.clone());
+            described
+                .or_else(|| uplinks.name(link).map(str::to_owned))
+                .unwrap_or_else(|| format!("link {link}"))
+        };
+        if let Action::Open { path } = action {
+            self.open_path(path, now);
+            return;
+        }
+        let Some(live) = self.live.as_mut() else { return };
+        let connection = live.connection;
+        let path_of = |link: PathKey| live.open.get(&link).map(|(path, _)| *path);
+        match action {
+            Action::Open { .. } => {}
+            Action::Probe { path } => {
+                if let Some(path) = path_of(path) {
+                    self.endpoint.ping(connection, path);
+                }
+            }
+            Action::Carry { path: link } => {
+                if let Some(path) = path_of(link) {
+                    self.uplinks.prefer(link);
+                    self.endpoint.carry(connection, path);
+                }
+            }
+            Action::Steer { from, onto } => {
+                self.uplinks.steer(from, onto);
+                if let Some(path) = path_of(from) {
+                    self.endpoint.ping(connection, path);
+                }
+            }
+            Action::Unsteer { path } => self.uplinks.unsteer(path),
+            Action::Close { path: link } => {
+                live.again.remove(&link);
+                if let Some(path) = path_of(link) {
+                    self.endpoint.close_path(connection, path, now);
+                }
+            }
+            Action::Replay { .. } => self.news.push_back(News::Replay),
+            Action::Moved(step) => {
+                let from = step.from.map(|link| name(&self.links, &self.uplinks, link));
+                let to = name(&self.links, &self.uplinks, step.to);
+                self.news.push_back(News::Moved { step, from, to });
+            }
+            Action::StateChanged { path, from, to } => {
+                let link = name(&self.links, &self.uplinks, path);
+                debug!(link, %from, %to, "Path state");
+                self.news.push_back(News::Path { link, from, to });
+            }
+        }
+    }
+
+    fn open_path(&mut self, link: PathKey, now: Instant) {
+        let Some(live) = self.live.as_mut() else { return };
+        if live.open.contains_key(&link) {
+            return;
+        }
+        let remote =
+            self.gateway.iter().find(|remote| self.uplinks.reaches(link, remote.ip())).copied();
+        let Some(remote) = remote else {
+            live.paths.handle(Input::OpenFailed { path: link }, now);
+            return;
+        };
+        match self.endpoint.open_path(live.connection, remote, stand_in(link), now) {
+            Ok(path) => {
+                live.open.insert(link, (path, false));
+            }
+            Err(OpenPathError::NotYet) => {
+                live.again.insert(link, now + OPEN_AGAIN);
+            }
+            Err(error) => {
+                debug!(%link, %error, "Cannot open a path");
+                live.paths.handle(Input::OpenFailed { path: link }, now);
+            }
+        }
+    }
+
+    /// The links, for a person.
+    pub(crate) fn links(&mut self) -> Vec<LinkView> {
+        let traffic = |uplinks: &Uplinks, link| uplinks.traffic(link);
+        let Some(live) = self.live.as_ref() else {
+            return self
+                .links
+                .iter()
+                .map(|(key, link)| {
+                    let (tx_bytes, rx_bytes) = traffic(&self.uplinks, *key);
+                    let trying = self.attempts.iter().any(|attempt| attempt.link == *key);
+                    LinkView {
+                        link: link.name.clone(),
+                        state: if trying { State::Probing } else { State::Absent },
+                        metered: link.metered,
+                        active: false,
+                        path: None,
+                        tx_bytes,
+                        rx_bytes,
+                    }
+                })
+                .collect();
+        };
+        let active = live.paths.active();
+        let views: Vec<_> = live
+            .paths
+            .paths()
+            .map(|view| (view.path, view.name.to_owned(), view.state, view.metered))
+            .collect();
+        views
+            .into_iter()
+            .map(|(key, link, state, metered)| {
+                let open = live.open.get(&key).map(|(path, _)| *path);
+                let path = open.and_then(|path| self.endpoint.path(live.connection, path));
+                let (tx_bytes, rx_bytes) = traffic(&self.uplinks, key);
+                let active = active == Some(key);
+                LinkView { link, state, metered, active, path, tx_bytes, rx_bytes }
+            })
+            .collect()
+    }
+
+    /// The link of this name.
+    pub(crate) fn link_named(&self, name: &str) -> Option<PathKey> {
+        self.links.iter().find(|(_, link)| link.name == name).map(|(key, _)| *key)
+    }
+
+    /// The names of the links that are up.
+    pub(crate) fn link_names(&self) -> Vec<String> {
+        self.links.values().map(|link| link.name.clone()).collect()
+    }
+
+    /// Bytes deemed lost on the paths that are open.
+    pub(crate) fn lost_bytes(&self) -> u64 {
+        let Some(live) = self.live.as_ref() else { return 0 };
+        live.open
+            .values()
+            .filter_map(|(path, _)| self.endpoint.progress(live.connection, *path))
+            .map(|progress| progress.lost_bytes)
+            .sum()
+    }
+
+    /// When the link's path last made progress.
+    pub(crate) fn progress_of(&self, link: PathKey) -> Option<Instant> {
+        let live = self.live.as_ref()?;
+        let (path, _) = live.open.get(&link)?;
+        self.endpoint.progress(live.connection, *path)?.last_ack
+    }
+}
+
+/// What a person must know of a lost connection.
+pub(crate) fn describe(reason: &Lost) -> String {
+    match reason {
+        Lost::ClosedByPeer(0) => "the gateway stops".to_owned(),
+        Lost::ClosedByPeer(code) => Denial::from_code(*code).map_or_else(
+            || format!("the gateway closed the connection (code {code})"),
+            |denial| denial.to_string(),
+        ),
+        Lost::Reset => "the gateway was restarted".to_owned(),
+        Lost::TimedOut => "the gateway does not answer".to_owned(),
+        Lost::Closed => "closed".to_owned(),
+        Lost::Authentication(_) => {
+            "what answers at the gateway's address does not have the gateway's key".to_owned()
+        }
+        Lost::NotOurs(what) => {
+            format!("what answers at the gateway's address is no Whimbrel gateway: {what}")
+        }
+        Lost::Failed(what) => what.clone(),
+    }
+}
+
+/// Only a person can change this.
+fn denied(reason: &Lost) -> bool {
+    match reason {
+        Lost::ClosedByPeer(code) => {
+            matches!(
+                Denial::from_code(*code),
+                Some(
+                    Denial::UnknownKey
+                        | Denial::Revoked
+                        | Denial::InviteUnknown
+                        | Denial::InviteUsed
+                        | Denial::InviteExpired
+                        | Denial::Version
+                        | Denial::AlreadyEnrolled
+                )
+            )
+        }
+        Lost::Authentication(_) | Lost::NotOurs(_) => true,
+        Lost::Reset | Lost::TimedOut | Lost::Closed | Lost::Failed(_) => false,
+    }
+}
