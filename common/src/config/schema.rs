@@ -26,7 +26,8 @@ impl<C> Key<C> {
     }
 }
 
-/// The whole file: keys that differ from their default are set, the others stand as comments.
+/// The whole file: keys that differ from their default are set, and empty lists stand ready to be
+/// filled; the others stand as comments.
 pub(super) fn write<C>(title: &str, keys: &[Key<C>], config: Option<&C>) -> String {
     let mut text = format!("# {title}\n");
     let mut section = "";
@@ -41,7 +42,9 @@ pub(super) fn write<C>(title: &str, keys: &[Key<C>], config: Option<&C>) -> Stri
         }
         let name = key.name;
         let line = match (config.map(key.show), key.default) {
-            (Some(value), Some(default)) if value == default => format!("#{name} = {default}\n"),
+            (Some(value), Some(default)) if value == default && default != "[]" => {
+                format!("#{name} = {default}\n")
+            }
             (Some(value), _) => format!("{name} = {value}\n"),
             (None, Some(default)) => format!("{name} = {default}\n"),
             (None, None) => format!("{name} = {}\n", key.example),
