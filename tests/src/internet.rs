@@ -1,7 +1,7 @@
-//! The Internet of a lab: one thread that carries packets between TUN devices.
+//! The Internet of a lab: one thread that carries packets between TAP devices.
 //!
 //! ```text
-//! host ─ TUN ─ up pipe ─ NAT ─┐                 ┌─ NAT ─ down pipe ─ TUN ─ host
+//! host ─ TAP ─ up pipe ─ NAT ─┐                 ┌─ NAT ─ down pipe ─ TAP ─ host
 //!                             ├─ hook ─ route ─ hook
 //! ```
 //!
@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 mod exchange;
+mod frame;
 mod nat;
 pub mod packet;
 mod pipe;
@@ -42,6 +43,16 @@ pub enum Direction {
 /// One interface of one host, plugged into the Internet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Port(usize);
+
+impl Port {
+    /// The Ethernet address of the interface in this port.
+    #[must_use]
+    pub fn mac(self) -> [u8; 6] {
+        // Locally administered, unicast (IEEE 802).
+        let [high, low] = u16::try_from(self.0).unwrap_or(u16::MAX).to_be_bytes();
+        [0x02, 0, 0, 0, high, low]
+    }
+}
 
 /// What becomes of a packet that a [`Hook`] has seen.
 #[derive(Debug)]
@@ -130,7 +141,7 @@ impl Internet {
         self.change(|exchange| exchange.add_port(plan))
     }
 
-    /// Plugs a non-blocking TUN device in, or pulls it out.
+    /// Plugs a non-blocking TAP device in, or pulls it out.
     pub fn plug(&self, port: Port, device: Option<Arc<tun::Device>>) {
         self.change(|exchange| exchange.plug(port, device));
     }

@@ -2,7 +2,9 @@
 //! origin, each in network namespaces of its own, joined by a network that can be slow, lossy,
 //! dead, translated or hostile on demand.
 
+pub mod daemon;
 pub mod internet;
 pub mod lab;
 pub mod role;
 pub mod suite;
+pub mod traffic;

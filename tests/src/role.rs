@@ -1,8 +1,18 @@
 //! Programs of the lab that run as processes of their own: the current executable, started
 //! again under a hidden first argument.
 
+use crate::traffic;
 use std::ffi::OsString;
 use std::process::ExitCode;
+
+/// The origin's services and the laptop's programs, see [`crate::traffic`].
+pub const TRAFFIC: &str = "__traffic";
+
+/// The client, see `whimbrel::cli`.
+pub const CLIENT: &str = "__whimbrel";
+
+/// The gateway, see `whimbrel_gateway::cli`.
+pub const GATEWAY: &str = "__whimbrel-gateway";
 
 /// Runs the program named by the hidden first argument and returns its exit code; `None` when
 /// the process was started by a person. Call it before anything else in `main`.
@@ -12,9 +22,14 @@ pub fn play() -> Option<ExitCode> {
     let role = arguments.get(1)?.to_str()?.to_owned();
     let rest = arguments.split_off(2);
     match role.as_str() {
-        _ => {
-            drop(rest);
-            None
-        }
+        TRAFFIC => Some(traffic::main(rest)),
+        CLIENT => Some(whimbrel::cli::main(named("whimbrel", rest))),
+        GATEWAY => Some(whimbrel_gateway::cli::main(named("whimbrel-gateway", rest))),
+        _ => None,
     }
+}
+
+/// A command line as a shell passes it: the program's name first.
+fn named(program: &str, arguments: Vec<OsString>) -> Vec<OsString> {
+    std::iter::once(program.into()).chain(arguments).collect()
 }

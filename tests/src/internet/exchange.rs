@@ -3,7 +3,7 @@
 use super::nat::{Expiry, Nat};
 use super::packet::{self, Headers};
 use super::pipe::{Chance, Pipe};
-use super::{Direction, Hook, Port, PortCount, PortPlan, Stray, Verdict, portal};
+use super::{Direction, Hook, Port, PortCount, PortPlan, Stray, Verdict, frame, portal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,6 +30,7 @@ pub(super) struct Exchange {
     unreachable: BTreeSet<IpAddr>,
     strays: BTreeMap<IpAddr, Stray>,
     chance: Chance,
+    frame: Vec<u8>,
     generation: u64,
     stopped: bool,
 }
@@ -48,6 +49,7 @@ impl Exchange {
             unreachable: BTreeSet::new(),
             strays: BTreeMap::new(),
             chance: Chance::new(seed),
+            frame: Vec::new(),
             generation: 0,
             stopped: false,
         }
@@ -158,9 +160,11 @@ impl Exchange {
             .filter_map(|(index, socket)| Some((Port(index), socket.device.as_ref()?)))
     }
 
-    /// Takes a packet that a host has sent.
-    pub(super) fn accept(&mut self, port: Port, packet: &[u8], now: Instant) {
-        self.sockets[port.0].up.admit(packet.to_vec(), now, &mut self.chance);
+    /// Takes a frame that a host has sent.
+    pub(super) fn accept(&mut self, port: Port, frame: &[u8], now: Instant) {
+        if let Some(packet) = frame::unwrap(frame) {
+            self.sockets[port.0].up.admit(packet.to_vec(), now, &mut self.chance);
+        }
     }
 
     /// Moves everything that is due; returns when it has something to do again.
@@ -170,11 +174,12 @@ impl Exchange {
                 self.leave(Port(index), packet, now);
             }
         }
-        for socket in &mut self.sockets {
+        for (index, socket) in self.sockets.iter_mut().enumerate() {
             while let Some(packet) = socket.down.deliver(now) {
                 if let Some(device) = &socket.device {
+                    frame::wrap(&mut self.frame, Port(index).mac(), &packet);
                     // An interface that is down refuses packets: then they are lost, as on air.
-                    drop(device.send(&packet));
+                    drop(device.send(&self.frame));
                 }
             }
         }

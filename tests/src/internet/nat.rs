@@ -1,7 +1,7 @@
 //! Network address and port translation, as a home router or a mobile carrier does it:
 //! endpoint-independent mapping, address-and-port-dependent filtering (RFC 4787 §4, §5).
 
-use super::packet::{End, Headers, ICMP, ICMPV6, TCP};
+use super::packet::{self, End, Headers, ICMP, ICMPV6, TCP};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -116,10 +116,13 @@ impl Nat {
     /// Rewrites a packet that arrives for the uplink. `false`: nobody asked for it, drop it.
     pub(super) fn arrive(
         &mut self,
-        packet: &mut [u8],
+        packet: &mut Vec<u8>,
         headers: &mut Headers,
         now: Instant,
     ) -> bool {
+        if let Some((at, quoted)) = packet::quoted(packet, headers) {
+            return self.arrive_error(packet, headers, at, quoted);
+        }
         let (Some(port), Some(remote_port)) = (headers.destination_port, headers.source_port)
         else {
             return false;
@@ -137,6 +140,24 @@ impl Nat {
         mapping.used = now;
         headers.set_address(packet, End::Destination, inside);
         headers.set_port(packet, End::Destination, inside_port);
+        true
+    }
+
+    /// An ICMP error belongs to whoever sent the packet it quotes (RFC 5508 §4).
+    fn arrive_error(
+        &self,
+        packet: &mut Vec<u8>,
+        headers: &Headers,
+        at: usize,
+        quoted: Headers,
+    ) -> bool {
+        let Some(port) = quoted.source_port else { return false };
+        let Some(mapping) = self.mappings.get(&(quoted.protocol, port)) else { return false };
+        let (_, inside, inside_port) = mapping.inside;
+        if inside.is_ipv4() != headers.source.is_ipv4() {
+            return false;
+        }
+        *packet = packet::requote(packet, headers, (at, quoted), inside, inside_port);
         true
     }
 

@@ -247,6 +247,50 @@ pub fn host_unreachable(router: IpAddr, packet: &[u8], headers: &Headers) -> Vec
     build(router, headers.source, protocol, segment, 2)
 }
 
+/// The packet that an ICMP error quotes, read as far as it is quoted: where it begins, and its
+/// headers relative to that.
+#[must_use]
+pub(super) fn quoted(packet: &[u8], headers: &Headers) -> Option<(usize, Headers)> {
+    let kind = *packet.get(headers.transport)?;
+    let is_error = match headers.protocol {
+        ICMP => matches!(kind, 3 | 11 | 12),
+        ICMPV6 => matches!(kind, 1..=4),
+        _ => false,
+    };
+    let at = headers.transport + 8;
+    let inner = packet.get(at..).filter(|_| is_error)?;
+    let v6 = inner.first()? >> 4 == 6;
+    let (source, destination, protocol, transport) = if v6 {
+        let protocol = *inner.get(6)?;
+        (v6_at(inner, 8)?.into(), v6_at(inner, 24)?.into(), protocol, IPV6_HEADER)
+    } else {
+        let transport = usize::from(inner[0] & 0x0f) * 4;
+        (v4_at(inner, 12)?.into(), v4_at(inner, 16)?.into(), *inner.get(9)?, transport)
+    };
+    let (source_port, destination_port) = (None, None);
+    let mut quoted =
+        Headers { source, destination, protocol, transport, source_port, destination_port };
+    quoted.read_ports(inner);
+    Some((at, quoted))
+}
+
+/// The same ICMP error for another receiver, quoting a packet from another source.
+#[must_use]
+pub(super) fn requote(
+    packet: &[u8],
+    headers: &Headers,
+    (at, mut quoted): (usize, Headers),
+    receiver: IpAddr,
+    port: u16,
+) -> Vec<u8> {
+    let mut segment = packet[headers.transport..].to_vec();
+    let inner = &mut segment[at - headers.transport..];
+    quoted.set_address(inner, End::Source, receiver);
+    quoted.set_port(inner, End::Source, port);
+    segment[2..4].fill(0);
+    build(headers.source, receiver, headers.protocol, segment, 2)
+}
+
 fn v4_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, length: u16) -> Vec<u8> {
     let mut header = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0];
     header[2..4].copy_from_slice(&(length.saturating_add(20)).to_be_bytes());

@@ -16,8 +16,8 @@ struct Plugged {
     device: Arc<tun::Device>,
 }
 
-/// The largest IP packet.
-const LARGEST: usize = 65_535;
+/// The largest IP packet and its frame.
+const LARGEST: usize = 65_535 + 14;
 
 pub(super) fn run(shared: &Shared) {
     sharpen();
@@ -79,7 +79,7 @@ fn read(exchange: &mut Exchange, plugged: &Plugged, buffer: &mut [u8]) {
     }
 }
 
-#[expect(unsafe_code, reason = "the TUN crate lends its descriptor only as a number")]
+#[expect(unsafe_code, reason = "the `tun` crate lends its descriptor only as a number")]
 fn descriptor(device: &tun::Device) -> BorrowedFd<'_> {
     // SAFETY: the device owns the descriptor and outlives the borrow.
     unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) }

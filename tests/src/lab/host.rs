@@ -93,7 +93,7 @@ impl Host {
         let file = file.with_context(|| format!("opening the log {}", log.display()))?;
         let mut command = Command::new("/proc/self/exe");
         command.arg(role).args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file);
         let child = self.spawn(command).with_context(|| format!("starting {name}"))?;
         Ok(Process::new(name, child, log))
     }

@@ -101,9 +101,10 @@ impl Link<'_> {
 
     pub(super) fn plug_unconfigured(&self) -> Result<()> {
         let name = self.layout.name.clone();
+        let mac = self.port.mac();
         let device = self.wire("creating", move |wiring| {
             let device = create_device(&name)?;
-            wiring.set_sizes(&name, MTU, DEVICE_QUEUE)?;
+            wiring.prepare(&name, mac, MTU, DEVICE_QUEUE)?;
             Ok(device)
         })?;
         self.internet.plug(self.port, Some(Arc::new(device)));
@@ -237,13 +238,14 @@ fn configure(wiring: &Wiring, layout: &LinkLayout) -> Result<()> {
     Ok(())
 }
 
+/// A TAP, not a TUN: to a laptop it is as good as a wire, where a TUN would be some tunnel.
 fn create_device(name: &str) -> Result<tun::Device> {
     let mut configuration = tun::Configuration::default();
-    configuration.tun_name(name).layer(tun::Layer::L3);
+    configuration.tun_name(name).layer(tun::Layer::L2);
     configuration.platform_config(|platform| {
         platform.ensure_root_privileges(false);
     });
-    let device = tun::create(&configuration).context("creating a TUN device")?;
-    device.set_nonblock().context("making a TUN device non-blocking")?;
+    let device = tun::create(&configuration).context("creating a TAP device")?;
+    device.set_nonblock().context("making a TAP device non-blocking")?;
     Ok(device)
 }

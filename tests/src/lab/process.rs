@@ -43,6 +43,11 @@ impl Process {
         self.child.id()
     }
 
+    /// Closes its standard input: the lab's own clients finish their exchange then.
+    pub fn close_input(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
     /// The next line of standard output, or `None` once that is closed.
     ///
     /// # Errors

@@ -57,16 +57,19 @@ impl Wiring {
         self.wait(self.handle.link().set(message).execute(), "bringing the interface down")
     }
 
-    /// Sets the largest packet of an interface, and how many may wait in it.
+    /// Gives a new interface its Ethernet address, the largest packet in bytes and how many may
+    /// wait in it, and frees it from resolving addresses.
     ///
     /// # Errors
     /// When there is none, or the kernel refuses.
-    pub fn set_sizes(&self, name: &str, mtu: u32, queue: u32) -> Result<()> {
+    pub fn prepare(&self, name: &str, mac: [u8; 6], mtu: u32, queue: u32) -> Result<()> {
         let message = LinkUnspec::new_with_index(self.existing(name)?)
+            .address(mac.to_vec())
+            .arp(false)
             .mtu(mtu)
             .append_extra_attribute(LinkAttribute::TxQueueLen(queue))
             .build();
-        self.wait(self.handle.link().set(message).execute(), "setting the MTU")
+        self.wait(self.handle.link().set(message).execute(), "preparing the interface")
     }
 
     /// Deletes an interface.
