@@ -19,7 +19,7 @@ pub struct Config {
     pub brisk_floor: Duration,
     /// Any other path is suspect after 2·srtt + 4·rttvar, and not before its first probe had this
     /// long to be acknowledged: when one packet is lost just as such a queue fills, the probe meets
-    /// 20 + 80 ms of it, 16 ms of jitter and up to 25 ms of the peer's delay.
+    /// 20 + 100 ms of it, 16 ms of jitter and up to 25 ms of the peer's delay.
     pub patient_margin: Duration,
     /// Acknowledgements are dense if any five in a row came within this…
     pub dense_within: Duration,
@@ -111,7 +111,7 @@ impl Config {
         Self {
             compare_floor: ms(40),
             brisk_floor: ms(80),
-            patient_margin: ms(150),
+            patient_margin: ms(160),
             dense_within: ms(40),
             dense_for: ms(500),
             heal_memory: ms(60_000),

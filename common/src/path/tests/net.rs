@@ -16,8 +16,8 @@ pub(super) const CABLE: PathKey = PathKey(2);
 pub(super) struct Wire {
     pub(super) rtt: u64,
     pub(super) jitter: u64,
-    /// In percent, each way.
-    pub(super) loss: f64,
+    /// Per thousand, each way.
+    pub(super) loss: u64,
     pub(super) up: bool,
     pub(super) out_dead: bool,
     pub(super) in_dead: bool,
@@ -37,7 +37,7 @@ impl Wire {
         Self {
             rtt,
             jitter: 0,
-            loss: 0.0,
+            loss: 0,
             up: true,
             out_dead: false,
             in_dead: false,
@@ -60,9 +60,9 @@ struct Channel {
     expecting: Option<u64>,
     last_ack: Option<u64>,
     last_receive: Option<u64>,
-    srtt: f64,
-    rttvar: f64,
-    sampled: bool,
+    /// In microseconds, as `rttvar`.
+    srtt: u64,
+    rttvar: u64,
     touched: u64,
     backoff: u32,
     /// Changed since the last evidence.
@@ -206,8 +206,8 @@ impl Net {
                 expecting_since: channel.expecting.map(at),
                 last_ack: channel.last_ack.map(at),
                 last_receive: channel.last_receive.map(at),
-                srtt: Duration::from_secs_f64(channel.srtt / 1e3),
-                rttvar: Duration::from_secs_f64(channel.rttvar / 1e3),
+                srtt: Duration::from_micros(channel.srtt),
+                rttvar: Duration::from_micros(channel.rttvar),
             };
             self.paths.handle(Input::Evidence { path: *path, evidence }, now);
         }
@@ -274,9 +274,8 @@ impl Net {
             expecting: None,
             last_ack: None,
             last_receive: Some(self.tick),
-            srtt: self.wires[&path].rtt as f64,
-            rttvar: self.wires[&path].rtt as f64 / 2.0,
-            sampled: true,
+            srtt: self.wires[&path].rtt * 1_000,
+            rttvar: self.wires[&path].rtt * 500,
             touched: self.tick,
             backoff: 0,
             news: true,
@@ -293,15 +292,17 @@ impl Net {
         self.events.insert((self.tick + delay.max(1), self.serial), event);
     }
 
-    fn chance(&mut self) -> f64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        (self.random >> 11) as f64 / (1_u64 << 53) as f64
+        (self.random >> 11) % limit
     }
 
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
-        (self.chance() * limit as f64) as u64
+    /// Whether the link loses this packet.
+    fn loses(&mut self, link: PathKey) -> bool {
+        let loss = self.wires[&link].loss;
+        self.below(1_000) < loss
     }
 
     fn send(&mut self, path: PathKey) {
@@ -316,7 +317,7 @@ impl Net {
         let (born, link) = (*born, channel.steered.unwrap_or(path));
         let jitter = self.wires[&link].jitter;
         let jitter = self.below(jitter + 1);
-        let lost = self.chance() * 100.0 < self.wires[&link].loss;
+        let lost = self.loses(link);
         let wire = self.wire(link);
         if !wire.up || wire.out_dead || lost {
             return;
@@ -340,7 +341,7 @@ impl Net {
                 let late = if lone { self.below(if dense { 3 } else { 26 }) } else { 0 };
                 let jitter = self.wires[&link].jitter;
                 let jitter = self.below(jitter + 1);
-                if self.chance() * 100.0 < self.wires[&link].loss {
+                if self.loses(link) {
                     return;
                 }
                 let tick = self.tick;
@@ -386,18 +387,13 @@ impl Net {
         channel.news = true;
         let Some(sent) = channel.unacked.remove(&number) else { return };
         channel.unacked.retain(|other, _| *other + 3 > number);
-        // An acknowledgement covers everything that arrived before it.
         channel.last_ack = Some(tick);
         channel.touched = tick;
         channel.backoff = 0;
         channel.expecting = (!channel.unacked.is_empty()).then_some(tick);
-        let rtt = (tick - sent) as f64;
-        if channel.sampled {
-            channel.rttvar = 0.75 * channel.rttvar + 0.25 * (channel.srtt - rtt).abs();
-            channel.srtt = 0.875 * channel.srtt + 0.125 * rtt;
-        } else {
-            (channel.srtt, channel.rttvar, channel.sampled) = (rtt, rtt / 2.0, true);
-        }
+        let rtt = (tick - sent) * 1_000;
+        channel.rttvar = (3 * channel.rttvar + channel.srtt.abs_diff(rtt)) / 4;
+        channel.srtt = (7 * channel.srtt + rtt) / 8;
     }
 
     fn traffic(&mut self) {
@@ -432,7 +428,7 @@ impl Net {
             .channels
             .iter()
             .filter(|(_, (_, channel))| {
-                let pto = (channel.srtt + 4.0 * channel.rttvar + 25.0) as u64;
+                let pto = (channel.srtt + 4 * channel.rttvar) / 1_000 + 25;
                 !channel.unacked.is_empty()
                     && self.tick >= channel.touched + (pto << channel.backoff.min(10))
             })
@@ -486,9 +482,9 @@ impl Net {
     pub(super) fn moves(&self) -> Vec<Move> {
         self.log
             .iter()
-            .filter_map(|(_, action)| match action {
-                Action::Moved(change) if change.from.is_some() => Some(*change),
-                _ => None,
+            .filter_map(|(_, action)| {
+                let Action::Moved(change) = action else { return None };
+                change.from.is_some().then_some(*change)
             })
             .collect()
     }

@@ -59,9 +59,9 @@ impl Gateway {
 }
 
 fn reason(actions: &[Action]) -> Option<MoveReason> {
-    actions.iter().find_map(|action| match action {
-        Action::Moved(Move { reason, .. }) => Some(*reason),
-        _ => None,
+    actions.iter().find_map(|action| {
+        let Action::Moved(Move { reason, .. }) = action else { return None };
+        Some(*reason)
     })
 }
 
@@ -95,6 +95,19 @@ fn the_gateway_leaves_a_silent_path_for_one_that_answers() {
         action,
         Action::Steer { .. } | Action::Close { .. } | Action::Open { .. }
     )));
+}
+
+#[test]
+fn silence_while_we_did_not_run_proves_nothing() {
+    let mut gateway = Gateway::new();
+    gateway.pass(1_000);
+    gateway.evidence(FIRST, Some(0), Some(0));
+    gateway.pass(10);
+    gateway.pass(400);
+    gateway.evidence(SECOND, None, Some(0));
+    gateway.pass(30);
+    assert_eq!(gateway.paths.active(), Some(FIRST));
+    assert_eq!(gateway.paths.state(FIRST), State::Active);
 }
 
 #[test]
