@@ -91,8 +91,7 @@ impl World {
         self.ask_client(client, &["join", invite.trim(), "--config", text(&config)])?;
         edit(&config, |table| {
             let default = whimbrel_defaults();
-            let exclude: Vec<&str> =
-                default.iter().map(String::as_str).chain(REFERENCE).collect();
+            let exclude: Vec<&str> = default.iter().map(String::as_str).chain(REFERENCE).collect();
             set(table, "capture", "exclude", &exclude);
         })
     }
@@ -235,7 +234,7 @@ fn whimbrel_defaults() -> Vec<String> {
 }
 
 fn make_folder(config: &Path) -> Result<()> {
-    let folder = config.parent().unwrap_or(Path::new("."));
+    let folder = config.parent().unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))
 }
 
@@ -244,8 +243,8 @@ fn make_folder(config: &Path) -> Result<()> {
 /// # Errors
 /// When the file cannot be read, is not TOML, or cannot be written.
 pub fn edit(config: &Path, change: impl FnOnce(&mut Table)) -> Result<()> {
-    let text = fs::read_to_string(config)
-        .with_context(|| format!("reading {}", config.display()))?;
+    let text =
+        fs::read_to_string(config).with_context(|| format!("reading {}", config.display()))?;
     let mut table: Table = text.parse().context("the configuration is not TOML")?;
     change(&mut table);
     fs::write(config, table.to_string()).with_context(|| format!("writing {}", config.display()))

@@ -152,7 +152,9 @@ impl Choice {
     }
 
     fn takes(&self, name: &str) -> bool {
-        let matches = |filter: &String| if self.exact { filter == name } else { name.contains(filter.as_str()) };
+        let matches = |filter: &String| {
+            if self.exact { filter == name } else { name.contains(filter.as_str()) }
+        };
         let wanted = self.filters.is_empty() || self.filters.iter().any(matches);
         wanted && !self.skipped.iter().any(matches)
     }

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use whimbrel_tests::internet::packet::{self, Headers};
 use whimbrel_tests::internet::{Direction, Expiry, Shape, Verdict};
@@ -81,7 +82,11 @@ fn receive(socket: &UdpSocket) -> Result<Option<(Vec<u8>, SocketAddr)>> {
 
 fn connect(world: &World, to: SocketAddr) -> std::io::Result<TcpStream> {
     let attempt = move || TcpStream::connect_timeout(&to, ms(1000));
-    world.host("laptop").thread(attempt).join().expect("connecting does not panic")
+    join(world.host("laptop").thread(attempt))
+}
+
+fn join<T>(thread: JoinHandle<T>) -> T {
+    thread.join().expect("threads of the tests do not panic")
 }
 
 fn both_uplinks_reach_everything_over_both_families() -> Result<()> {
@@ -116,7 +121,7 @@ fn rate_and_loss_are_as_asked() -> Result<()> {
         sender.send_to(&[0; 972], GATEWAY)?;
     }
     let mut arrivals = Vec::new();
-    while let Some(_) = receive(&receiver)? {
+    while receive(&receiver)?.is_some() {
         arrivals.push(Instant::now());
     }
     // 1000 bytes of IP take 1 ms at 8 Mbit/s.
@@ -149,12 +154,13 @@ fn one_flow_fills_the_lab_without_loss() -> Result<()> {
     let begin = Instant::now();
     let received = std::io::copy(&mut stream, &mut std::io::sink())?;
     let took = begin.elapsed();
-    server.join().expect("the server does not panic")?;
+    join(server)?;
     ensure!(received == BYTES, "{received} bytes");
     let count = world.link("wifi0").count();
     ensure!(count.down.bytes > BYTES, "it went another way: {count:?}");
     ensure!(count.down.overflowed + count.down.lost == 0, "the lab lost packets: {count:?}");
-    println!("{:.0} Mbit/s", BYTES as f64 * 8.0 / took.as_secs_f64() / 1e6);
+    let mbit = BYTES as f64 * 8.0 / took.as_secs_f64() / 1e6;
+    writeln!(std::io::stdout(), "{mbit:.0} Mbit/s")?;
     Ok(())
 }
 
@@ -322,12 +328,12 @@ fn routers_report_what_is_unreachable() -> Result<()> {
     let world = World::build(Layout::standard())?;
     for address in [IpAddr::from(UNREACHABLE_V4), UNREACHABLE_V6.into()] {
         let attempt = move || TcpStream::connect_timeout(&SocketAddr::new(address, 80), ms(900));
-        let outcome = world.host("gateway").thread(attempt).join().expect("no panic");
+        let outcome = join(world.host("gateway").thread(attempt));
         let error = outcome.err().context("it is reachable")?;
         ensure!(error.kind() == ErrorKind::HostUnreachable, "{address}: {error:?}");
     }
     let attempt = move || TcpStream::connect_timeout(&(SILENT_V4, 80).into(), ms(300));
-    let outcome = world.host("gateway").thread(attempt).join().expect("no panic");
+    let outcome = join(world.host("gateway").thread(attempt));
     ensure!(outcome.is_err_and(|error| error.kind() == ErrorKind::TimedOut));
     Ok(())
 }
@@ -353,7 +359,9 @@ fn hosts_do_not_see_each_other_or_us() -> Result<()> {
     ensure!(has("laptop", "wifi0")? && !has("laptop", "eth0")?);
     ensure!(has("gateway", "eth0")? && !has("gateway", "wifi0")?);
     world.host("laptop").run(|_| std::fs::write("/run/whimbrel-lab-marker", "x"))?;
-    ensure!(!world.host("gateway").run(|_| std::path::Path::new("/run/whimbrel-lab-marker").exists()));
+    ensure!(
+        !world.host("gateway").run(|_| std::path::Path::new("/run/whimbrel-lab-marker").exists())
+    );
     ensure!(!std::path::Path::new("/run/whimbrel-lab-marker").exists());
     Ok(())
 }

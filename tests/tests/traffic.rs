@@ -1,7 +1,7 @@
 //! The programs of the lab tell the truth, over plain TCP: what is whole is called whole, and
 //! what breaks is called broken.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::time::Duration;
 use whimbrel_tests::lab::{
     BOTH, Layout, ORIGIN_V4, ORIGIN_V6, REFERENCE_V4, UNREACHABLE_V4, World,
@@ -28,12 +28,14 @@ fn world() -> Result<(World, Program)> {
     Ok((world, origin))
 }
 
+/// Bytes, whether they were exact, and what went wrong.
 fn end_of(events: &[Event]) -> Result<(u64, bool, Option<String>)> {
-    let end = events.iter().find_map(|event| match event {
-        Event::End { bytes, exact, error, .. } => Some((*bytes, *exact, error.clone())),
-        _ => None,
-    });
-    end.with_context(|| format!("no end in {events:?}"))
+    for event in events {
+        if let Event::End { bytes, exact, error, .. } = event {
+            return Ok((*bytes, *exact, error.clone()));
+        }
+    }
+    bail!("no end in {events:?}")
 }
 
 fn downloads_and_uploads_are_whole_over_both_families() -> Result<()> {
@@ -42,8 +44,7 @@ fn downloads_and_uploads_are_whole_over_both_families() -> Result<()> {
         let address: std::net::IpAddr = address;
         for (program, service_port) in [("download", port::SOURCE), ("upload", port::SINK)] {
             let to = service(address, service_port);
-            let mut client =
-                world.start_program("laptop", program, to, &["--bytes", "5000003"])?;
+            let mut client = world.start_program("laptop", program, to, &["--bytes", "5000003"])?;
             let (bytes, exact, error) = end_of(&client.succeed(PATIENCE)?)?;
             ensure!(exact && bytes >= 5_000_003, "{program} {to}: {bytes} {error:?}");
         }
@@ -64,9 +65,9 @@ fn a_gap_is_measured_where_it_was_made() -> Result<()> {
     world.link("wifi0").black_hole(&BOTH);
     std::thread::sleep(Duration::from_millis(400));
     world.link("wifi0").heal();
-    let long = |event: &Event| match event {
-        Event::Gap { from, to } => to.since(*from) > Duration::from_millis(380),
-        _ => false,
+    let long = |event: &Event| {
+        let Event::Gap { from, to } = event else { return false };
+        to.since(*from) > Duration::from_millis(380)
     };
     client.wait_for(PATIENCE, long)?;
     client.stop();
@@ -118,10 +119,12 @@ fn resets_and_refusals_are_told_apart() -> Result<()> {
         let mut client = world.start_program("laptop", program, to, &[])?;
         client.finish(PATIENCE)?.1.pop().context("no report")
     };
-    let kind_of = |event: &Event| match event {
-        Event::Failed { kind, .. } => kind.clone(),
-        Event::End { error, .. } => error.clone().unwrap_or_default(),
-        other => format!("{other:?}"),
+    let kind_of = |event: &Event| {
+        if let Event::Failed { kind, .. } = event {
+            return kind.clone();
+        }
+        let Event::End { error, .. } = event else { return format!("{event:?}") };
+        error.clone().unwrap_or_default()
     };
     let refused = outcome("knock", service(ORIGIN_V4, port::REFUSED))?;
     ensure!(kind_of(&refused) == "ConnectionRefused", "{refused:?}");
@@ -144,7 +147,8 @@ fn idle_connections_are_proved_alive() -> Result<()> {
     client.wait_for(PATIENCE, |event| matches!(event, Event::Open { count: 500, .. }))?;
     client.stop();
     client.succeed(PATIENCE)?;
-    let mut client = world.start_program("laptop", "idle", to, &["--count", "10", "--patience", "1"])?;
+    let mut client =
+        world.start_program("laptop", "idle", to, &["--count", "10", "--patience", "1"])?;
     client.wait_for(PATIENCE, |event| matches!(event, Event::Open { count: 10, .. }))?;
     world.link("wifi0").black_hole(&BOTH);
     client.stop();

@@ -61,7 +61,8 @@ pub(super) fn perform(screen: &mut Screen, interrupted: &AtomicBool) -> Result<E
     let heading = "Whimbrel: TCP connections that outlive their network";
     let heading = screen.paint(Tone::Strong, heading);
     screen.line(&heading);
-    screen.line("A laptop with Wi-Fi and cellular, a gateway and an origin, all on this machine.\n");
+    screen
+        .line("A laptop with Wi-Fi and cellular, a gateway and an origin, all on this machine.\n");
     screen.status("building the networks and starting the daemons …");
     let begin = Moment::now();
     let stage = stage::build()?;
@@ -134,7 +135,8 @@ impl<'a> Play<'a> {
 
     fn introduce(&mut self) {
         let carrier = called(&self.carrier).to_owned();
-        let open = "a download and a ping-pong run through Whimbrel, the same beside it over plain TCP";
+        let open =
+            "a download and a ping-pong run through Whimbrel, the same beside it over plain TCP";
         self.tell(open);
         let by = format!("{carrier} carries them; cellular waits, already proved to work");
         let by = self.screen.paint(Tone::Good, by);
@@ -142,11 +144,17 @@ impl<'a> Play<'a> {
     }
 
     fn perform(&mut self, act: Act) -> Result<Row> {
-        self.replace_dead_plain()?;
+        if act != Act::Return {
+            self.replace_dead_plain()?;
+        }
         let begin = Moment::now();
         let story = self.screen.paint(Tone::Blow, act.story());
         self.tell(&story);
         act.begin(&self.stage.world)?;
+        if act == Act::Return {
+            // Plain TCP cannot connect before its network works again.
+            self.replace_dead_plain()?;
+        }
         self.wait(act.lasts(), |_| false)?;
         let mut recovery = None;
         match act {
@@ -217,9 +225,11 @@ impl<'a> Play<'a> {
         for runner in self.carried.both_mut() {
             runner.finish(Duration::from_secs(15)).context("a connection did not end")?;
         }
-        let whole = self.carried.both().iter().all(|runner| {
-            runner.ending().is_some_and(|ending| ending.exact)
-        });
+        let whole = self
+            .carried
+            .both()
+            .iter()
+            .all(|runner| runner.ending().is_some_and(|ending| ending.exact));
         summary::print(self.screen, &rows);
         let [download, ping_pong] = self.carried.both();
         let (bytes, messages) = (download.bytes(), ping_pong.bytes() / 16);
@@ -320,9 +330,8 @@ impl Rate {
         match took {
             Some(took) if took < WINDOW => {}
             Some(took) => {
-                let mbit = |new: u64, old: u64| {
-                    new.saturating_sub(old) as f64 * 8e-6 / took.as_secs_f64()
-                };
+                let mbit =
+                    |new: u64, old: u64| new.saturating_sub(old) as f64 * 8e-6 / took.as_secs_f64();
                 self.mbit = (mbit(carried, self.bytes.0), mbit(plain, self.bytes.1));
                 (self.since, self.bytes) = (Some(now), (carried, plain));
             }

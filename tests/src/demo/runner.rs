@@ -54,7 +54,8 @@ impl Runner {
             Kind::PingPong => ("ping-pong", port::ECHO, ["--every", "10"]),
         };
         let to = service(address, service_port);
-        let program = world.start_program("laptop", program, to, &[common.as_slice(), &own].concat())?;
+        let program =
+            world.start_program("laptop", program, to, &[common.as_slice(), &own].concat())?;
         Ok(Self { program, history: History::begin() })
     }
 
@@ -104,7 +105,12 @@ impl Runner {
         const EARLIER: u64 = 100_000;
         let window = from.0.saturating_sub(EARLIER)..until.0.saturating_sub(EARLIER);
         let lasting = (!self.silence().is_zero()).then(|| (self.history.last, Moment::now()));
-        self.history.gaps.iter().copied().chain(lasting).filter(move |(begin, _)| window.contains(&begin.0))
+        self.history
+            .gaps
+            .iter()
+            .copied()
+            .chain(lasting)
+            .filter(move |(begin, _)| window.contains(&begin.0))
     }
 
     /// Asks it to finish its exchange.

@@ -42,11 +42,8 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new(beside: bool) -> Self {
-        let terminal = if beside {
-            std::io::stderr().is_terminal()
-        } else {
-            std::io::stdout().is_terminal()
-        };
+        let terminal =
+            if beside { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
         // https://no-color.org: present and not empty.
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
@@ -56,11 +53,7 @@ impl Screen {
 
     /// Text in a tone, where colours are shown.
     pub(super) fn paint(&self, tone: Tone, text: impl Display) -> String {
-        if self.colours {
-            format!("\x1b[{}m{text}\x1b[0m", tone.code())
-        } else {
-            text.to_string()
-        }
+        if self.colours { format!("\x1b[{}m{text}\x1b[0m", tone.code()) } else { text.to_string() }
     }
 
     /// A line of the timeline.

@@ -229,8 +229,7 @@ impl Exchange {
             if self.homes.contains_key(&headers.source) {
                 self.route(error, now);
             }
-        } else if self.strays.len() < STRAY_LIMIT
-            || self.strays.contains_key(&headers.destination)
+        } else if self.strays.len() < STRAY_LIMIT || self.strays.contains_key(&headers.destination)
         {
             let stray = self.strays.entry(headers.destination).or_default();
             stray.packets += 1;

@@ -208,8 +208,7 @@ impl Nat {
             now.duration_since(mapping.used) < expiry.of(*protocol)
         });
         let mappings = &self.mappings;
-        self.outside_of
-            .retain(|(protocol, _, _), port| mappings.contains_key(&(*protocol, *port)));
+        self.outside_of.retain(|(protocol, _, _), port| mappings.contains_key(&(*protocol, *port)));
     }
 
     fn lifetime(&self, protocol: u8) -> Duration {

@@ -239,8 +239,7 @@ pub fn build_udp(
 /// code 3).
 #[must_use]
 pub fn host_unreachable(router: IpAddr, packet: &[u8], headers: &Headers) -> Vec<u8> {
-    let (protocol, kind, code) =
-        if router.is_ipv4() { (ICMP, 3, 1) } else { (ICMPV6, 1, 3) };
+    let (protocol, kind, code) = if router.is_ipv4() { (ICMP, 3, 1) } else { (ICMPV6, 1, 3) };
     let mut segment = vec![kind, code, 0, 0, 0, 0, 0, 0];
     // The quoted part: enough for the sender to find the socket.
     segment.extend_from_slice(&packet[..packet.len().min(headers.transport + 64)]);
@@ -407,8 +406,7 @@ mod tests {
 
     #[test]
     fn echo_answers_are_valid_and_go_back() {
-        let addresses =
-            [("10.0.0.2", "192.0.2.1", ICMP, 8), ("fd10::2", "fd10::1", ICMPV6, 128)];
+        let addresses = [("10.0.0.2", "192.0.2.1", ICMP, 8), ("fd10::2", "fd10::1", ICMPV6, 128)];
         for (source, destination, protocol, kind) in addresses {
             let segment = vec![kind, 0, 0, 0, 7, 7, 0, 1, 1, 2, 3];
             let source: IpAddr = source.parse().unwrap();

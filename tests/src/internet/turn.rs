@@ -45,9 +45,7 @@ pub(super) fn run(shared: &Shared) {
 }
 
 fn list(exchange: &Exchange) -> Vec<Plugged> {
-    exchange.plugged()
-        .map(|(port, device)| Plugged { port, device: Arc::clone(device) })
-        .collect()
+    exchange.plugged().map(|(port, device)| Plugged { port, device: Arc::clone(device) }).collect()
 }
 
 /// Waits until a device has packets, a packet is due or somebody changed something; returns

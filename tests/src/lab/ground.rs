@@ -89,10 +89,7 @@ fn become_root(ours: UnshareFlags) -> Result<(), Denied> {
 }
 
 fn keep_mounts_private() -> rustix::io::Result<()> {
-    rustix::mount::mount_change(
-        c"/",
-        MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
-    )
+    rustix::mount::mount_change(c"/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
 }
 
 fn try_tun() -> Result<(), Denied> {

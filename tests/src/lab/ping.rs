@@ -114,7 +114,7 @@ fn listen(
         if let Some(sequence) = reply_sequence(&buffer[..length], identifier)
             && let Some(when) = sent.get(usize::from(sequence))
         {
-            answered[usize::from(sequence)].get_or_insert(when.elapsed());
+            answered[usize::from(sequence)].get_or_insert_with(|| when.elapsed());
         }
     }
     Ok(())
@@ -129,4 +129,3 @@ fn reply_sequence(bytes: &[u8], identifier: u16) -> Option<u16> {
     let sequence = u16::from_be_bytes(message.get(6..8)?.try_into().ok()?);
     (reply && own).then_some(sequence)
 }
-

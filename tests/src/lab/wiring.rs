@@ -202,8 +202,5 @@ impl Wiring {
 }
 
 fn has_name(link: &LinkMessage, name: &str) -> bool {
-    link.attributes.iter().any(|attribute| match attribute {
-        LinkAttribute::IfName(own) => own == name,
-        _ => false,
-    })
+    link.attributes.contains(&LinkAttribute::IfName(name.to_owned()))
 }

@@ -7,8 +7,8 @@ use super::{Moment, Target};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Bytes read or written at a time.
@@ -87,9 +87,10 @@ pub(super) fn upload(target: Target, bytes: Option<u64>) -> ExitCode {
     let mut arrivals = Arrivals::new(Duration::from_millis(target.gap));
     let told = if bytes.is_none() { until_told() } else { Arc::default() };
     let mut sent = 0;
-    let outcome = write_all(&mut stream, bytes.unwrap_or(u64::MAX), &told, &mut sent, &mut arrivals)
-        .map_err(|error| error.to_string())
-        .and_then(|()| verdict(&mut stream, &target, sent));
+    let outcome =
+        write_all(&mut stream, bytes.unwrap_or(u64::MAX), &told, &mut sent, &mut arrivals)
+            .map_err(|error| error.to_string())
+            .and_then(|()| verdict(&mut stream, &target, sent));
     exit(arrivals.end(sent, outcome))
 }
 

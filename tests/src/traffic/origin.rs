@@ -102,7 +102,11 @@ async fn source(stream: &mut TcpStream) -> io::Result<()> {
     let mut stop = [0];
     while sent < bytes {
         // A paced stream in small pieces is smooth; an unpaced one is as fast as it goes.
-        let piece = if rate == 0 { PIECE } else { PIECE.min(usize::try_from(rate / 800).unwrap_or(PIECE)).max(1) };
+        let piece = if rate == 0 {
+            PIECE
+        } else {
+            PIECE.min(usize::try_from(rate / 800).unwrap_or(PIECE)).max(1)
+        };
         let length = usize::try_from(bytes - sent).unwrap_or(piece).min(piece);
         pattern::fill(&mut buffer[..length], sent);
         tokio::select! {
@@ -124,10 +128,7 @@ async fn source(stream: &mut TcpStream) -> io::Result<()> {
 }
 
 /// One write, so that being interrupted never loses count.
-async fn write_some(
-    writer: &mut tokio::net::tcp::WriteHalf<'_>,
-    bytes: &[u8],
-) -> io::Result<u64> {
+async fn write_some(writer: &mut tokio::net::tcp::WriteHalf<'_>, bytes: &[u8]) -> io::Result<u64> {
     Ok(writer.write(bytes).await? as u64)
 }
 

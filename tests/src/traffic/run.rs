@@ -70,11 +70,7 @@ impl Program {
     ///
     /// # Errors
     /// When none comes in time.
-    pub fn wait_for(
-        &self,
-        timeout: Duration,
-        condition: impl Fn(&Event) -> bool,
-    ) -> Result<Event> {
+    pub fn wait_for(&self, timeout: Duration, condition: impl Fn(&Event) -> bool) -> Result<Event> {
         let deadline = Instant::now() + timeout;
         let mut last = None;
         while let Some(event) = self.next(deadline.saturating_duration_since(Instant::now()))? {
@@ -136,15 +132,8 @@ pub fn service(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
 /// The longest gap a program reported at its end.
 #[must_use]
 pub fn longest_gap(events: &[Event]) -> Option<Duration> {
-    events.iter().rev().find_map(|event| match event {
-        Event::End { longest_gap_us, .. } => Some(Duration::from_micros(*longest_gap_us)),
-        Event::Ready
-        | Event::Open { .. }
-        | Event::Failed { .. }
-        | Event::Progress { .. }
-        | Event::Gap { .. }
-        | Event::Pong { .. }
-        | Event::Closed { .. } => None,
+    events.iter().rev().find_map(|event| {
+        let Event::End { longest_gap_us, .. } = event else { return None };
+        Some(Duration::from_micros(*longest_gap_us))
     })
 }
-
