@@ -35,8 +35,8 @@ pub(crate) struct Ready {
     pub(crate) read: bool,
     /// Bytes can be written, or the dial has an outcome.
     pub(crate) write: bool,
-    /// The connection broke.
-    pub(crate) broken: bool,
+    /// The destination ended its direction, or the connection broke.
+    pub(crate) closing: bool,
 }
 
 /// Dials, and tells when sockets are ready.
@@ -103,7 +103,7 @@ fn translate(event: epoll::Event) -> Ready {
         flow: event.data.u64(),
         read: closed || broken || flags.contains(epoll::EventFlags::IN),
         write: broken || flags.intersects(epoll::EventFlags::OUT | epoll::EventFlags::HUP),
-        broken,
+        closing: closed || broken,
     }
 }
 

@@ -109,12 +109,7 @@ impl Flow {
     pub(crate) fn note(&mut self, ready: Ready) {
         self.can_read |= ready.read;
         self.can_write |= ready.write;
-        self.closing |= ready.broken || ready.read && ready.write && self.dialling;
-    }
-
-    /// The kernel's connection broke or ended: reads must go on to the end.
-    pub(crate) fn note_closing(&mut self) {
-        self.closing = true;
+        self.closing |= ready.closing;
     }
 
     /// Bytes of the flow in this process.
