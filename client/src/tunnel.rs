@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tracing::{debug, info, warn};
 use whimbrel_carrier::{
-    Connection, ControlStream, Endpoint, Event, Identity, Lost, OpenPathError, Path, PathView,
+    Connection, ControlStream, Endpoint, Event, Identity, Lost, OpenPathError, Path, PathView, Progress,
     Role, Stream, Transmit, Tuning,
 };
 use whimbrel_common::identity::{PublicKey, SecretKey};
@@ -582,13 +582,11 @@ impl Tunnel {
             for (link, (path, validated)) in &live.open {
                 let progress = self.endpoint.progress(live.connection, *path);
                 let Some(progress) = progress.filter(|_| *validated) else { continue };
-                let evidence = Evidence {
-                    expecting_since: progress.expecting_since,
-                    last_ack: progress.last_ack,
-                    last_receive: self.uplinks.last_receive(*link),
-                    srtt: progress.srtt,
-                    rttvar: progress.rttvar,
-                };
+                let evidence = evidence(
+                    &progress,
+                    self.uplinks.last_receive(*link),
+                    live.paths.active() == Some(*link),
+                );
                 live.paths.handle(Input::Evidence { path: *link, evidence }, now);
             }
             live.paths.handle_timeout(now);
@@ -750,6 +748,27 @@ impl Tunnel {
         let live = self.live.as_ref()?;
         let (path, _) = live.open.get(&link)?;
         self.endpoint.progress(live.connection, *path)?.last_ack
+    }
+}
+
+/// What is known of a path, from the acknowledgements of what was sent on it.
+///
+/// The engine sends acknowledgements on the path that carries data, so those of a backup path are
+/// lost with the active one. The gateway answers packets on a backup path by a ping on the same
+/// path: there, what arrives on the link is the answer.
+fn evidence(progress: &Progress, last_receive: Option<Instant>, active: bool) -> Evidence {
+    let (expecting_since, last_ack) = if active {
+        (progress.expecting_since, progress.last_ack)
+    } else {
+        let unanswered = |since: &Instant| last_receive.is_none_or(|received| received < *since);
+        (progress.expecting_since.filter(unanswered), progress.last_ack.max(last_receive))
+    };
+    Evidence {
+        expecting_since,
+        last_ack,
+        last_receive,
+        srtt: progress.srtt,
+        rttvar: progress.rttvar,
     }
 }
 

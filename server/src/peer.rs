@@ -103,15 +103,28 @@ impl Peer {
         self.judged = Some(now);
         for path in endpoint.paths(self.connection) {
             let Some(view) = endpoint.path(self.connection, path) else { continue };
+            let active = self.paths.active().is_none_or(|active| active.0 == path.0);
             let heard = self.heard.entry(path).or_insert((view.rx_bytes, now));
             if heard.0 != view.rx_bytes {
                 *heard = (view.rx_bytes, now);
+                // The engine's acknowledgement leaves by the active path. If that one is dead, this
+                // ping is the only sign the client gets that the backup is alive.
+                if !active {
+                    endpoint.ping(self.connection, path);
+                }
             }
             let Some(progress) = view.progress else { continue };
+            let last_receive = Some(heard.1);
+            let (expecting_since, last_ack) = if active {
+                (progress.expecting_since, progress.last_ack)
+            } else {
+                let since = progress.expecting_since.filter(|since| heard.1 < *since);
+                (since, progress.last_ack.max(last_receive))
+            };
             let evidence = Evidence {
-                expecting_since: progress.expecting_since,
-                last_ack: progress.last_ack,
-                last_receive: Some(heard.1),
+                expecting_since,
+                last_ack,
+                last_receive,
                 srtt: progress.srtt,
                 rttvar: progress.rttvar,
             };

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use super::{Config, Evidence, PathKey, State};
 
-/// How many acknowledgements make a rhythm.
+/// How many signs of life make a rhythm.
 const RHYTHM: usize = 5;
 
 /// One link and the path on it.
@@ -40,8 +40,9 @@ pub(super) struct Link {
     strikes: u32,
     struck_at: Option<Instant>,
     healed_at: Option<Instant>,
-    acks: VecDeque<Instant>,
-    /// Acknowledgements have been dense since then.
+    /// When acknowledgements or other packets arrived lately.
+    signs: VecDeque<Instant>,
+    /// They have been dense since then.
     dense_since: Option<Instant>,
 }
 
@@ -88,7 +89,7 @@ impl Link {
             strikes: 0,
             struck_at: None,
             healed_at: None,
-            acks: VecDeque::new(),
+            signs: VecDeque::new(),
             dense_since: None,
         }
     }
@@ -112,7 +113,7 @@ impl Link {
         self.trial_after = None;
         self.steered_back = false;
         self.healed_at = None;
-        self.acks.clear();
+        self.signs.clear();
         self.dense_since = None;
     }
 
@@ -127,19 +128,23 @@ impl Link {
     }
 
     pub(super) fn record(&mut self, evidence: Evidence, config: &Config) {
-        if let Some(ack) = evidence.last_ack
-            && evidence.last_ack > self.evidence.last_ack
+        let sign = evidence.last_ack.max(evidence.last_receive);
+        if let Some(sign) = sign
+            && Some(sign) > self.evidence.last_ack.max(self.evidence.last_receive)
         {
-            if self.acks.len() == RHYTHM {
-                self.acks.pop_front();
+            if self.signs.len() == RHYTHM {
+                self.signs.pop_front();
             }
-            self.acks.push_back(ack);
-            let dense = self.acks.front().is_some_and(|first| ack <= *first + config.dense_within);
-            self.dense_since = self.dense_since.or(Some(ack)).filter(|_| dense);
-            if self.broken.is_some_and(|broken| ack > broken) {
-                self.broken = None;
-                self.last_send_error = None;
-            }
+            self.signs.push_back(sign);
+            let full = self.signs.len() == RHYTHM;
+            let dense = self.signs.front().is_some_and(|first| sign <= *first + config.dense_within);
+            self.dense_since = self.dense_since.or(Some(sign)).filter(|_| dense || !full);
+        }
+        if evidence.last_ack > self.evidence.last_ack
+            && self.broken.is_some_and(|broken| evidence.last_ack > Some(broken))
+        {
+            self.broken = None;
+            self.last_send_error = None;
         }
         self.evidence = evidence;
     }
@@ -151,9 +156,9 @@ impl Link {
             .map(|since| awake_since.map_or(since, |awake| awake.max(since)))
     }
 
-    /// Whether acknowledgements came so densely that their absence means something at once.
+    /// Whether signs of life came so densely that their absence means something at once.
     pub(super) fn is_brisk(&self, silent_since: Instant, config: &Config) -> bool {
-        let Some((since, last)) = self.dense_since.zip(self.evidence.last_ack) else {
+        let Some((since, last)) = self.dense_since.zip(self.signs.back().copied()) else {
             return false;
         };
         let dense = last >= since + config.dense_for;

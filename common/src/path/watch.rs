@@ -140,6 +140,7 @@ impl Paths {
         if let Some(link) = self.links.get_mut(&active) {
             link.steered_back = false;
             if trouble.suspect || brisk_silence {
+                tracing::debug!(path = %active, "silence healed by itself");
                 link.heal(now);
             }
         }
