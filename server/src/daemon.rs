@@ -66,9 +66,11 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         public: launch.config.public,
         key,
         reload_at: Instant::now() + RELOAD_EVERY,
+        connected: None,
     };
     let listen: Vec<String> = daemon.ports.addresses().iter().map(ToString::to_string).collect();
     info!(listen = listen.join(", "), "Gateway runs");
+    daemon.announce();
     notify(sd_notify::NotifyState::Ready);
     daemon.run(control).await
 }
@@ -85,6 +87,8 @@ struct Daemon {
     /// A transmit the kernel had no room for; its bytes are in `send`.
     pending: Option<Transmit>,
     reload_at: Instant,
+    /// The number of connected clients that the service manager was told.
+    connected: Option<usize>,
 }
 
 enum Wake {
@@ -127,8 +131,18 @@ impl Daemon {
         if now >= self.reload_at {
             self.reload_at = now + RELOAD_EVERY;
             self.drop_revoked(now);
+            self.announce();
         }
         Ok(busy)
+    }
+
+    /// Tells the service manager how many clients are connected.
+    fn announce(&mut self) {
+        let connected = connected(&self.gateway);
+        if self.connected.replace(connected) != Some(connected) {
+            let text = format!("listening, {connected} clients connected");
+            notify(sd_notify::NotifyState::Status(&text));
+        }
     }
 
     fn decide(&mut self, ask: Ask, now: Instant) {
@@ -272,7 +286,7 @@ impl Running for RunningGateway<'_> {
             public: self.public.to_string(),
             key: self.key.to_string(),
             clients: 0,
-            connected: self.gateway.peers().filter(|peer| peer.name.is_some()).count(),
+            connected: connected(self.gateway),
             flows: self.gateway.flow_count() as u64,
             dials: Dials {
                 connected: stats.connected,
@@ -299,6 +313,10 @@ impl Running for RunningGateway<'_> {
     fn cut_off(&mut self, key: &PublicKey) -> usize {
         self.gateway.cut_off(key, self.now)
     }
+}
+
+fn connected(gateway: &Gateway) -> usize {
+    gateway.peers().filter(|peer| peer.name.is_some()).count()
 }
 
 fn denial(error: &EnrolError) -> Denial {
