@@ -57,7 +57,7 @@ pub enum TunError {
     )]
     NoDevice,
     /// The device node may not be opened.
-    #[error("opening /dev/net/tun: {0}: the device must be readable and writable for this user")]
+    #[error("/dev/net/tun cannot be opened; it must be readable and writable for this user")]
     DeviceDenied(#[source] io::Error),
     /// The capability to make interfaces is missing.
     #[error(
