@@ -129,6 +129,8 @@ pub(crate) struct Tunnel {
     pub(crate) uplinks: Uplinks,
     gateway: Vec<SocketAddr>,
     links: BTreeMap<PathKey, Described>,
+    /// The interface name of every link there ever was.
+    names: BTreeMap<PathKey, String>,
     attempts: Vec<Attempt>,
     tried: BTreeMap<(PathKey, SocketAddr), Instant>,
     next_attempt: Option<Instant>,
@@ -148,6 +150,7 @@ impl Tunnel {
             uplinks: Uplinks::new(mark),
             gateway: Vec::new(),
             links: BTreeMap::new(),
+            names: BTreeMap::new(),
             attempts: Vec::new(),
             tried: BTreeMap::new(),
             next_attempt: None,
@@ -177,6 +180,7 @@ impl Tunnel {
     ) {
         let described = Described { name: name.to_owned(), rank, metered };
         self.links.insert(link, described);
+        self.names.insert(link, name.to_owned());
         if let Some(live) = self.live.as_mut() {
             let name = name.to_owned();
             let input = Input::LinkUp { path: link, name, rank, metered, cold: false };
@@ -605,11 +609,8 @@ impl Tunnel {
     }
 
     fn act(&mut self, action: Action, now: Instant) {
-        let name = |links: &BTreeMap<PathKey, Described>, uplinks: &Uplinks, link: PathKey| {
-            let described = links.get(&link).map(|described| described.name.clone());
-            described
-                .or_else(|| uplinks.name(link).map(str::to_owned))
-                .unwrap_or_else(|| format!("link {link}"))
+        let name = |names: &BTreeMap<PathKey, String>, link: PathKey| {
+            names.get(&link).cloned().unwrap_or_else(|| format!("link {link}"))
         };
         if let Action::Open { path } = action {
             self.open_path(path, now);
@@ -646,12 +647,12 @@ impl Tunnel {
             }
             Action::Replay { .. } => self.news.push_back(News::Replay),
             Action::Moved(step) => {
-                let from = step.from.map(|link| name(&self.links, &self.uplinks, link));
-                let to = name(&self.links, &self.uplinks, step.to);
+                let from = step.from.map(|link| name(&self.names, link));
+                let to = name(&self.names, step.to);
                 self.news.push_back(News::Moved { step, from, to });
             }
             Action::StateChanged { path, from, to } => {
-                let link = name(&self.links, &self.uplinks, path);
+                let link = name(&self.names, path);
                 debug!(link, %from, %to, "Path state");
                 self.news.push_back(News::Path { link, from, to });
             }

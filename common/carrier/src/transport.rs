@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use noq_proto::congestion::CubicConfig;
+use noq_proto::congestion::Bbr3Config;
 use noq_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use noq_proto::{
     AckFrequencyConfig, ClientConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, InvalidCid,
@@ -108,7 +108,7 @@ pub(crate) fn transport(tuning: &Tuning, role: &Role) -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .ack_frequency_config(Some(acknowledgements()))
         .congestion_controller_factory(Arc::new(ObservedFactory {
-            inner: Arc::new(CubicConfig::default()),
+            inner: Arc::new(Bbr3Config::default()),
             initial_rtt: tuning.initial_rtt,
         }));
     match role {
