@@ -409,10 +409,6 @@ impl Client {
 
 /// The flows a frame reports on.
 fn reported(frame: &Control) -> Vec<FlowId> {
-    match frame {
-        Control::Taken(entries) => {
-            entries.iter().filter(|entry| entry.fin).map(|entry| FlowId(entry.flow.0)).collect()
-        }
-        _ => Vec::new(),
-    }
+    let Control::Taken(entries) = frame else { return Vec::new() };
+    entries.iter().filter(|entry| entry.fin).map(|entry| FlowId(entry.flow.0)).collect()
 }

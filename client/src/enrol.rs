@@ -175,7 +175,14 @@ impl Exchange {
                 }
                 Ok(None)
             }
-            _ => Ok(None),
+            Event::Opened
+            | Event::StreamsAvailable
+            | Event::Readable(_)
+            | Event::Writable(_)
+            | Event::Stopped(..)
+            | Event::PathOpened(_)
+            | Event::PathClosed(_)
+            | Event::PathStatus { .. } => Ok(None),
         }
     }
 }

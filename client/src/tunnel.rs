@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tracing::{debug, info, warn};
 use whimbrel_carrier::{
-    Connection, ControlStream, Endpoint, Event, Identity, Lost, OpenPathError, Path, PathView, Progress,
-    Role, Stream, Transmit, Tuning,
+    Connection, ControlStream, Endpoint, Event, Identity, Lost, OpenPathError, Path, PathView,
+    Progress, Role, Stream, Transmit, Tuning,
 };
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::path::Role as PathRole;
@@ -372,7 +372,14 @@ impl Tunnel {
                     self.next_attempt = Some(now + PAUSE_AFTER_DENIAL);
                 }
             }
-            _ => {}
+            Event::Opened
+            | Event::StreamsAvailable
+            | Event::Readable(_)
+            | Event::Writable(_)
+            | Event::Stopped(..)
+            | Event::PathOpened(_)
+            | Event::PathClosed(_)
+            | Event::PathStatus { .. } => {}
         }
     }
 

@@ -179,6 +179,7 @@ impl Destination {
 }
 
 /// What a failed dial means for the application.
+#[expect(clippy::wildcard_enum_match_arm, reason = "an enum of the standard library, and long")]
 pub(crate) fn refusal(error: &io::Error) -> RefuseReason {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => RefuseReason::Refused,

@@ -25,7 +25,6 @@ pub(crate) struct Flow {
     pub(crate) client: Connection,
     pub(crate) pipe: Pipe,
     pub(crate) destination: SocketAddr,
-    pub(crate) opened: Instant,
     /// Bytes written to the destination.
     pub(crate) up_bytes: u64,
     /// Bytes read from the destination.
@@ -78,13 +77,11 @@ impl Flow {
         pipe: Pipe,
         destination: SocketAddr,
         socket: Destination,
-        now: Instant,
     ) -> Self {
         Self {
             client,
             pipe,
             destination,
-            opened: now,
             up_bytes: 0,
             down_bytes: 0,
             queued: false,

@@ -100,7 +100,7 @@ impl Gateway {
             dialler: Dialler::new()?,
             policy,
             usage: Usage::new(&config.limits),
-            limits: config.limits.clone(),
+            limits: config.limits,
             peers: BTreeMap::new(),
             flows: BTreeMap::new(),
             next_flow: 0,
@@ -446,6 +446,7 @@ impl Gateway {
         }
     }
 
+    #[expect(clippy::result_large_err, reason = "the pipe of a refused flow, once per flow")]
     fn dial(
         &mut self,
         connection: Connection,
@@ -486,7 +487,7 @@ impl Gateway {
         peer.flows.insert(flow, number);
         peer.streams.insert(pipe.stream(), Use::Flow(number));
         self.dials.push_back((now + self.limits.dial_timeout, number));
-        self.flows.insert(number, Flow::new(connection, pipe, destination, socket, now));
+        self.flows.insert(number, Flow::new(connection, pipe, destination, socket));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ struct Model {
 }
 
 impl Running for Model {
-    fn status(&self) -> Status {
+    fn status(&mut self) -> Status {
         Status {
             state: SessionState::Attached,
             gateway: "gw.example.org:443".to_owned(),

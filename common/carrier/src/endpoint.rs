@@ -585,14 +585,17 @@ impl Endpoint {
         local: IpAddr,
         now: Instant,
     ) -> Result<Path, OpenPathError> {
-        let slot = self.slot(connection).ok_or_else(|| lost_connection())?;
+        let slot = self.slot(connection).ok_or_else(lost_connection)?;
         let path = FourTuple::new(remote, Some(local));
         // The engine announces only changes of status: a path opened as backup would count as
         // available at the peer.
         let opened = slot.connection.open_path(path, PathStatus::Available, now);
-        let id = opened.map_err(|error| match error {
-            PathError::MaxPathIdReached | PathError::RemoteCidsExhausted => OpenPathError::NotYet,
-            other => OpenPathError::Impossible(other.to_string()),
+        let id = opened.map_err(|error| {
+            if matches!(error, PathError::MaxPathIdReached | PathError::RemoteCidsExhausted) {
+                OpenPathError::NotYet
+            } else {
+                OpenPathError::Impossible(error.to_string())
+            }
         })?;
         let _ = slot.connection.set_path_status(id, PathStatus::Backup);
         Ok(Path::from_id(id))
@@ -620,6 +623,9 @@ impl Endpoint {
     /// Sends something on `path` that the peer must acknowledge.
     pub fn ping(&mut self, connection: Connection, path: Path) {
         if let Some(slot) = self.slot(connection) {
+            if let Some(controller) = slot.connection.congestion_state(path.id()) {
+                Observed::admit_probe(controller);
+            }
             let _ = slot.connection.ping_path(path.id());
         }
     }
@@ -630,21 +636,6 @@ impl Endpoint {
             && let Err(error) = slot.connection.close_path(now, path.id(), VarInt::from_u32(0))
         {
             debug!(%path, %error, "path stays");
-        }
-    }
-
-    /// Lets every path find its local address again, rotates connection IDs and forgets the
-    /// back-off of lost probes.
-    pub fn network_changed(&mut self, connection: Connection, now: Instant) {
-        #[derive(Debug)]
-        struct Recoverable;
-        impl noq_proto::NetworkChangeHint for Recoverable {
-            fn is_path_recoverable(&self, _: PathId, _: FourTuple) -> bool {
-                true
-            }
-        }
-        if let Some(slot) = self.slot(connection) {
-            slot.connection.handle_network_change(Some(&Recoverable), now);
         }
     }
 
@@ -736,6 +727,7 @@ fn translate_stream(event: &StreamEvent) -> Option<Event> {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the engine may gain events")]
 fn translate_path(event: PathEvent) -> Option<Event> {
     match event {
         PathEvent::Established { id, .. } => Some(Event::PathOpened(Path::from_id(id))),
@@ -744,7 +736,6 @@ fn translate_path(event: PathEvent) -> Option<Event> {
             path: Path::from_id(id),
             carry: status == PathStatus::Available,
         }),
-        // Not our enum: it may gain events that say nothing to us.
         _ => None,
     }
 }

@@ -137,7 +137,8 @@ impl Link {
             }
             self.signs.push_back(sign);
             let full = self.signs.len() == RHYTHM;
-            let dense = self.signs.front().is_some_and(|first| sign <= *first + config.dense_within);
+            let dense =
+                self.signs.front().is_some_and(|first| sign <= *first + config.dense_within);
             self.dense_since = self.dense_since.or(Some(sign)).filter(|_| dense || !full);
         }
         if evidence.last_ack > self.evidence.last_ack
