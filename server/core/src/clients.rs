@@ -196,9 +196,14 @@ fn parse_client(line: &str) -> Result<Client, Fault> {
     let key = words.next().unwrap_or_default().parse().map_err(|_| Fault::Key)?;
     let mut options = Options::default();
     for word in words.take_while(|word| !word.starts_with('#')) {
-        set_option(&mut options, word).ok_or_else(|| Fault::Option(word.to_owned()))?;
+        set_option(&mut options, word).ok_or_else(|| Fault::Option(shown(word)))?;
     }
     Ok(Client { name, key, options })
+}
+
+/// Bounds what an error repeats.
+fn shown(word: &str) -> String {
+    word.chars().take(80).collect()
 }
 
 fn set_option(options: &mut Options, word: &str) -> Option<()> {

@@ -11,6 +11,7 @@ use crate::packet::{IPV4_HEADER, IPV6_HEADER, Numbers, Segment, TCP_HEADER, be16
 const WINDOW_SCALE: u8 = 3;
 const SYN: u8 = 0x02;
 const FIN: u8 = 0x01;
+const RST: u8 = 0x04;
 
 /// smoltcp's MSS for a peer that states none (RFC 9293 §3.7.1, MUST-15).
 const DEFAULT_MSS: u16 = 536;
@@ -126,11 +127,15 @@ impl Ledger {
         if segment.finishes() && after(end, edge) { Verdict::TakeWithoutFin } else { Verdict::Take }
     }
 
-    /// Takes note of a packet smoltcp has written.
+    /// Takes note of a packet smoltcp has written. A RST offers no window, and one that answers a
+    /// wrong acknowledgment has no number of ours.
     pub(super) fn sent(&mut self, packet: &[u8]) {
         let tcp = &packet[if self.v4 { IPV4_HEADER } else { IPV6_HEADER }..];
         let header = usize::from(tcp[12] >> 4) * 4;
         let flags = tcp[13];
+        if flags & RST != 0 {
+            return;
+        }
         if flags & SYN != 0 {
             self.shift = option(&tcp[TCP_HEADER..header], WINDOW_SCALE)
                 .and_then(|value| value.first().copied())

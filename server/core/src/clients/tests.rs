@@ -81,3 +81,11 @@ fn errors_name_the_line_and_the_fault() {
          every client has a key of its own"
     );
 }
+
+#[test]
+fn errors_are_bounded_however_long_the_word() {
+    let word = "x".repeat(10_000);
+    for text in [word.clone(), format!("laptop {word}"), format!("laptop {LAPTOP} {word}=1")] {
+        assert!(error(&text).len() < 300, "{}", error(&text).len());
+    }
+}

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use smoltcp::socket::tcp::State;
 
-use super::world::{ACK, BOTH, DEVICE, FAR_V4, FAR_V6, FIN, Raw, SYN, World, pattern};
+use super::world::{ACK, BOTH, DEVICE, FAR_V4, FAR_V6, FIN, RST, Raw, SYN, World, pattern};
 use crate::engine::{FlowEvent, FlowId};
 use smoltcp::iface::SocketHandle;
 
@@ -283,6 +283,25 @@ fn data_beyond_the_ring_is_dropped() {
     raw_send(&mut world, ours, 60_000, ACK, &pattern(60_000));
     assert_eq!(world.engine.stats().dropped.excess, 1);
     assert_eq!(world.engine.stats().panics, 0);
+    raw_send(&mut world, ours, 0, ACK, &pattern(100));
+    assert_eq!(world.read_all(FlowId(1)), (pattern(100), false));
+}
+
+#[test]
+fn data_beyond_the_ring_is_dropped_after_a_reset_answered_a_wrong_ack() {
+    let mut world = World::new(1 << 16);
+    let syn = Raw::new(FAR_V4);
+    world.engine.handle_packet(DEVICE, &syn.packet(), world.now);
+    world.engine.accept(FlowId(1), world.now);
+    world.engine.flush(world.now, &mut world.wire);
+    let (_, answer, _) = world.wire.packets.pop_front().unwrap();
+    let ours = u32::from_be_bytes(answer[24..28].try_into().unwrap()).wrapping_add(1);
+    raw_send(&mut world, ours.wrapping_add(9), 0, ACK, &[]);
+    let (_, answer, _) = world.wire.packets.pop_front().unwrap();
+    assert_eq!(answer[33], RST);
+    raw_send(&mut world, ours, 60_000, ACK, &pattern(60_000));
+    assert_eq!(world.engine.stats().panics, 0);
+    assert_eq!(world.engine.stats().dropped.excess, 1);
     raw_send(&mut world, ours, 0, ACK, &pattern(100));
     assert_eq!(world.read_all(FlowId(1)), (pattern(100), false));
 }
