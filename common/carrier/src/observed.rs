@@ -4,9 +4,14 @@
 //! nothing about the other direction. The congestion controller is told of every packet sent and
 //! acknowledged on its path, so the wrapper here sees both, whichever path an acknowledgement
 //! comes back on.
+//!
+//! It also lets probes pass a full congestion window. After an outage everything in flight is lost,
+//! but the engine learns that only when something newer is acknowledged, and left alone it would
+//! ask at the pace of its backed-off timer.
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use noq_proto::RttEstimator;
@@ -52,15 +57,23 @@ impl ControllerFactory for ObservedFactory {
                 lost_bytes: 0,
             },
             sampled: false,
+            in_flight: 0,
+            allowance: Arc::default(),
         })
     }
 }
+
+/// Bytes a probe may need beyond the window: itself, and one more packet.
+const PROBE_ROOM: u64 = 2 * 1500;
 
 #[derive(Debug)]
 pub(crate) struct Observed {
     inner: Box<dyn Controller>,
     progress: Progress,
     sampled: bool,
+    in_flight: u64,
+    /// Bytes granted beyond the inner controller's window; shared with copies of this controller.
+    allowance: Arc<AtomicU64>,
 }
 
 impl Observed {
@@ -68,6 +81,14 @@ impl Observed {
     pub(crate) fn progress_of(controller: &dyn Controller) -> Option<Progress> {
         let copy = controller.clone_box().into_any().downcast::<Self>().ok()?;
         Some(copy.progress)
+    }
+
+    /// Lets one probe pass even if the window of `controller` is full.
+    pub(crate) fn admit_probe(controller: &dyn Controller) {
+        if let Ok(copy) = controller.clone_box().into_any().downcast::<Self>() {
+            let needed = (copy.in_flight + PROBE_ROOM).saturating_sub(copy.inner.window());
+            copy.allowance.store(needed, Ordering::Relaxed);
+        }
     }
 
     /// RFC 6298 §2.
@@ -92,6 +113,7 @@ impl Controller for Observed {
 
     fn on_packet_sent(&mut self, now: Instant, bytes: u16, pn: u64) {
         self.progress.expecting_since.get_or_insert(now);
+        self.in_flight += u64::from(bytes);
         self.inner.on_packet_sent(now, bytes, pn);
     }
 
@@ -124,7 +146,9 @@ impl Controller for Observed {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
+        self.in_flight = in_flight;
         if self.progress.last_ack == Some(now) {
+            self.allowance.store(0, Ordering::Relaxed);
             self.progress.expecting_since = (in_flight > 0).then_some(now);
             if let Some(sent) = self.progress.newest_acked_sent {
                 self.sample(now.saturating_duration_since(sent));
@@ -154,6 +178,7 @@ impl Controller for Observed {
     }
 
     fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
+        self.in_flight = self.in_flight.saturating_sub(u64::from(lost_bytes));
         self.inner.on_packet_lost(lost_bytes, pn, now);
     }
 
@@ -174,7 +199,7 @@ impl Controller for Observed {
     }
 
     fn window(&self) -> u64 {
-        self.inner.window()
+        self.inner.window() + self.allowance.load(Ordering::Relaxed)
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -186,6 +211,8 @@ impl Controller for Observed {
             inner: self.inner.clone_box(),
             progress: self.progress,
             sampled: self.sampled,
+            in_flight: self.in_flight,
+            allowance: Arc::clone(&self.allowance),
         })
     }
 
