@@ -1,8 +1,8 @@
 //! The configuration files: what every key means, its default and its limits.
 //!
-//! A file is read in two steps. [`raw`] checks that it is TOML and that every key exists; each
+//! A file is read in two steps. `raw` checks that it is TOML and that every key exists; each
 //! value is then read by its type, and a missing one is read from the default text of its
-//! [`schema::Key`]. The samples come from the same keys, so they cannot drift from what is read.
+//! `schema::Key`. The samples come from the same keys, so they cannot drift from what is read.
 
 mod client;
 mod error;

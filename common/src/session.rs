@@ -112,7 +112,7 @@ impl Sender {
         self.finished = true;
     }
 
-    /// The next unsent chunk, for the current stream; [`sent`](Self::sent) tells how much of it
+    /// The next unsent chunk, for the current stream; [`advance`](Self::advance) tells how much of it
     /// the stream took.
     pub fn unsent(&self) -> Option<Bytes> {
         let mut skip = self.sent - self.taken;

@@ -5,7 +5,7 @@
 //! for each until either side hangs up.
 //!
 //! Who may ask: root, the user that runs the daemon, and the group `whimbrel`. The kernel keeps
-//! others from connecting (mode 0660), and [`peer`] asks it who connected.
+//! others from connecting (mode 0660), and `peer` asks it who connected.
 
 mod ask;
 mod peer;

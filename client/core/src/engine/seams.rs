@@ -6,7 +6,7 @@ use smoltcp::socket::tcp::SocketBuffer;
 
 use super::DeviceId;
 
-/// Limits of an [`Engine`].
+/// Limits of an [`Engine`](super::Engine).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
     /// Held SYNs at most; further ones are dropped, so that the kernel repeats
