@@ -48,6 +48,8 @@ pub(super) struct Connection {
     /// The last ACK of TIME-WAIT is out. smoltcp must not be polled again: at
     /// the end of TIME-WAIT it throws away what was not read.
     resting: bool,
+    /// When the last segment was taken.
+    heard: Tick,
     /// When to repeat a FIN that smoltcp will not.
     fin_at: Option<Instant>,
     /// Bytes through the rings since the pages were last released.
@@ -117,6 +119,7 @@ impl Connection {
             fin_read: false,
             aborted: false,
             resting: false,
+            heard: stack.tick,
             fin_at: None,
             touched: 0,
             settled: 0,
@@ -194,7 +197,9 @@ impl Connection {
             return Ok(false);
         }
         self.close_when_possible();
-        let (set, tick) = (&mut self.set, stack.tick);
+        // The last ACK may come so late that TIME-WAIT is over: what was not read stays.
+        let tick = if self.state() == State::TimeWait { self.heard } else { stack.tick };
+        let set = &mut self.set;
         let mut port = Port { inbound: None, device: self.device, ledger: &mut self.ledger, sink };
         let more = catch_unwind(AssertUnwindSafe(|| {
             for _ in 0..BURST {
@@ -336,6 +341,7 @@ impl Connection {
         stack: &mut Stack<'_>,
         sink: &mut dyn PacketSink,
     ) -> Result<(), Panicked> {
+        self.heard = stack.tick;
         let (set, tick) = (&mut self.set, stack.tick);
         let mut port =
             Port { inbound: Some(packet), device: self.device, ledger: &mut self.ledger, sink };

@@ -272,6 +272,31 @@ fn fin_is_repeated_after_duplicate_acks() {
 }
 
 #[test]
+fn nothing_is_lost_when_the_flush_after_the_last_segment_is_late() {
+    let mut world = World::new(1 << 16);
+    let (flow, ours) = raw_established(&mut world);
+    world.engine.finish(flow);
+    world.engine.flush(world.now, &mut world.wire);
+    let base = Raw::new(FAR_V4);
+    let last = Raw {
+        flags: ACK | FIN,
+        sequence: base.sequence + 1,
+        acknowledgment: ours.wrapping_add(1),
+        options: &[],
+        payload: &pattern(100),
+        ..base
+    };
+    world.engine.handle_packet(DEVICE, &last.packet(), world.now);
+    assert_eq!(world.engine.flow(flow).unwrap().state, "time-wait");
+    world.now += Duration::from_secs(60);
+    world.engine.handle_timeout(world.now);
+    world.engine.flush(world.now, &mut world.wire);
+    assert_eq!(world.read_all(flow), (pattern(100), true));
+    world.engine.flush(world.now, &mut world.wire);
+    world.assert_empty();
+}
+
+#[test]
 fn data_beyond_the_ring_is_dropped() {
     let mut world = World::new(1 << 16);
     let syn = Raw::new(FAR_V4);
