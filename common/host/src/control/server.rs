@@ -15,6 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::files;
+
 use super::peer::{Peer, group_id};
 use super::{GROUP, LONGEST_REQUEST};
 
@@ -97,7 +99,7 @@ impl Subscription {
 }
 
 impl ControlServer {
-    /// Listens on `path`. Replaces the socket of a daemon that is gone; members of the group
+    /// Listens on `path`, whose folder is made if need be. Replaces the socket of a daemon that is gone; members of the group
     /// `whimbrel` may connect where that group exists. Needs a tokio runtime.
     ///
     /// # Errors
@@ -110,6 +112,13 @@ impl ControlServer {
                  move the configuration to a folder with a shorter name",
                 path.display()
             );
+        }
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            // Below /run, which is empty after every boot.
+            files::ensure_folder(folder, 0o755).context(
+                "cannot make the control socket; run this as root, or use --config FILE to keep \
+                 everything in a folder of your own",
+            )?;
         }
         remove_stale(path)?;
         let listener = UnixListener::bind(path)

@@ -35,6 +35,16 @@ fn exchange(socket: &Path, bytes: &[u8]) -> String {
 }
 
 #[test]
+fn the_folder_of_the_socket_is_made() {
+    let place = place();
+    let socket = place.socket.with_file_name("run").join("client.sock");
+    runtime().block_on(async {
+        let _server = ControlServer::bind(&socket, CHANGES).unwrap();
+        assert!(socket.exists());
+    });
+}
+
+#[test]
 fn a_question_gets_its_answer() {
     let place = place();
     runtime().block_on(async {
