@@ -97,13 +97,13 @@ impl AsFd for Dialler {
 
 fn translate(event: epoll::Event) -> Ready {
     let flags = event.flags;
-    let broken = flags.contains(epoll::EventFlags::ERR);
-    let closed = flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP);
+    let hung = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
+    let closing = hung || flags.contains(epoll::EventFlags::RDHUP);
     Ready {
         flow: event.data.u64(),
-        read: closed || broken || flags.contains(epoll::EventFlags::IN),
-        write: broken || flags.intersects(epoll::EventFlags::OUT | epoll::EventFlags::HUP),
-        closing: closed || broken,
+        read: closing || flags.contains(epoll::EventFlags::IN),
+        write: hung || flags.contains(epoll::EventFlags::OUT),
+        closing,
     }
 }
 
