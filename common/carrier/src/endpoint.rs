@@ -237,6 +237,8 @@ pub struct Endpoint {
     /// Datagrams of the endpoint itself: version negotiation, retry, stateless reset.
     responses: VecDeque<(noq_proto::Transmit, Vec<u8>)>,
     segments: NonZeroUsize,
+    /// See [`Tuning::half_open`].
+    half_open: usize,
     drained: Vec<usize>,
 }
 
@@ -253,10 +255,6 @@ impl std::fmt::Debug for Endpoint {
         f.debug_struct("Endpoint").field("connections", &self.slots.len()).finish_non_exhaustive()
     }
 }
-
-/// Beyond this many unvalidated handshakes a gateway asks newcomers to prove their address first
-/// (RFC 9000 §8.1.2); one costs about 70 KiB.
-const HANDSHAKES_BEFORE_RETRY: usize = 64;
 
 impl Endpoint {
     /// An endpoint with this identity.
@@ -283,6 +281,7 @@ impl Endpoint {
             timers: BTreeSet::new(),
             responses: VecDeque::new(),
             segments: NonZeroUsize::new(tuning.segments).unwrap_or(NonZeroUsize::MIN),
+            half_open: tuning.half_open,
             drained: Vec::new(),
         })
     }
@@ -336,7 +335,7 @@ impl Endpoint {
         let mut response = Vec::new();
         let half_open =
             self.slots.iter().flatten().filter(|slot| !slot.connected && !slot.lost).count();
-        if half_open >= HANDSHAKES_BEFORE_RETRY && incoming.may_retry() {
+        if half_open >= self.half_open && incoming.may_retry() {
             match self.engine.retry(incoming, &mut response) {
                 Ok(transmit) => self.responses.push_back((transmit, response)),
                 Err(error) => debug!(%error, "cannot ask for a retry"),

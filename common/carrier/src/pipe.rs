@@ -345,6 +345,7 @@ pub struct ControlStream {
     stream: Stream,
     input: BytesMut,
     output: BytesMut,
+    received: u64,
 }
 
 /// How the control stream ended.
@@ -368,12 +369,17 @@ const MAX_CONTROL_OUTPUT: usize = 4 * 1024 * 1024;
 impl ControlStream {
     /// The control stream of a connection, on `stream`.
     pub fn new(stream: Stream) -> Self {
-        Self { stream, input: BytesMut::new(), output: BytesMut::new() }
+        Self { stream, input: BytesMut::new(), output: BytesMut::new(), received: 0 }
     }
 
     /// Which stream it is.
     pub fn stream(&self) -> Stream {
         self.stream
+    }
+
+    /// Bytes received so far, those of skipped frames included.
+    pub fn received(&self) -> u64 {
+        self.received
     }
 
     /// Queues a frame.
@@ -417,7 +423,10 @@ impl ControlStream {
                 return Ok(Some(frame));
             }
             match endpoint.read(connection, self.stream, wire::MAX_CONTROL_BODY) {
-                Read::Data(bytes) => self.input.extend_from_slice(&bytes),
+                Read::Data(bytes) => {
+                    self.received += bytes.len() as u64;
+                    self.input.extend_from_slice(&bytes);
+                }
                 Read::Blocked => return Ok(None),
                 Read::End | Read::Reset(_) => return Err(ControlEnd::Ended),
             }
