@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 use whimbrel_common::config::{ClientConfig, ConfigError, InterfaceName};
 use whimbrel_common::units::{Period, UnitError};
-use whimbrel_host::output::line;
+use whimbrel_host::output::{line, remark};
 use whimbrel_host::{Layout, Role, exit, files, logging};
 
 pub use crate::daemon::Launch;
@@ -51,6 +51,12 @@ fn up(layout: Layout) -> anyhow::Result<()> {
     let key = files::read_key(layout.key_to_read()).with_context(
         || "there is no usable key; ask for a new invite and `whimbrel join` again",
     )?;
+    if logging::is_for_people() {
+        remark(format_args!(
+            "Starting; stop with Ctrl-C. In another terminal: whimbrel status{}",
+            layout.option()
+        ));
+    }
     crate::daemon::run(Launch { config, layout, key })
 }
 

@@ -266,7 +266,10 @@ impl Client {
     }
 
     fn moved(&mut self, step: &Move, from: Option<String>, to: String) {
-        info!(from, to, reason = %step.reason, "Moved");
+        match &from {
+            Some(from) => info!(from, to, reason = %step.reason, "Moved"),
+            None => info!(link = to, "Starts on"),
+        }
         let replayed = std::mem::take(&mut self.replayed);
         self.journal.moved(step, from, to, replayed, self.tunnel.lost_bytes());
     }

@@ -5,7 +5,9 @@ mod tests;
 
 use whimbrel_host::output::{bytes, date, seconds, table};
 
-use crate::report::{CaptureState, Event, FlowReport, MoveRecord, PathReport, Status};
+use crate::report::{
+    CaptureState, Event, FlowReport, MoveRecord, PathReport, SessionState, Status,
+};
 
 /// `whimbrel status`.
 #[must_use]
@@ -16,7 +18,7 @@ pub fn status(status: &Status) -> String {
     }
     text.push_str(&format!(
         "\nCapture    {}\nFlows      {} open, {} held\nMoves      {} in {}",
-        capture(status.capture),
+        capture(status.capture, status.state),
         status.flows.open,
         status.flows.held,
         status.moves,
@@ -66,16 +68,16 @@ pub fn flows(flows: &[FlowReport]) -> String {
 /// A line of `whimbrel events`.
 #[must_use]
 pub fn event(event: &Event) -> String {
-    let mut text = format!("{}  {:<9}  {}", date(event.at / 1000), event.event, event.text);
-    if let Some(moved) = &event.moved {
-        text.push_str(&format!(" [{}]", movement(moved)));
-    }
-    text
+    let text = event.moved.as_ref().map_or_else(|| event.text.clone(), movement);
+    format!("{}  {:<9}  {text}", date(event.at / 1000), event.event)
 }
 
-fn capture(state: CaptureState) -> &'static str {
+fn capture(state: CaptureState, session: SessionState) -> &'static str {
     match state {
-        CaptureState::On => "on: new TCP connections are carried",
+        CaptureState::On if session == SessionState::Attached => {
+            "on: new TCP connections are carried"
+        }
+        CaptureState::On => "on: new TCP connections wait for the gateway",
         CaptureState::Paused => "paused: new connections go direct (`whimbrel resume` ends it)",
         CaptureState::Direct => "new connections go direct until the gateway is in reach",
         CaptureState::Blocked => "new connections fail until the gateway is in reach",

@@ -63,6 +63,12 @@ fn run(layout: Layout) -> anyhow::Result<()> {
     logging::init(LevelFilter::INFO)?;
     let config = read_config(&layout)?;
     let key = files::read_key(layout.key_to_read()).with_context(|| no_key(&layout))?;
+    if logging::is_for_people() {
+        remark(format_args!(
+            "Starting; stop with Ctrl-C. In another terminal: whimbrel-gateway invite NAME{}",
+            layout.option()
+        ));
+    }
     crate::daemon::run(Launch { config, layout, key })
 }
 

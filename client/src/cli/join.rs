@@ -15,9 +15,9 @@ use crate::enrol::enrol;
 pub(super) fn join(layout: &Layout, invite: &str) -> anyhow::Result<()> {
     let invite: Invite = invite.parse()?;
     if layout.config.exists() {
-        let now = super::read_config(layout).map_or(String::new(), |c| format!(" {}", c.gateway));
+        let now = super::read_config(layout).map_or(String::new(), |c| format!(" ({})", c.gateway));
         bail!(
-            "this machine belongs to a gateway{now} already; to join another one, remove {} and {} \
+            "this machine belongs to a gateway already{now}; to join another one, remove {} and {} \
              first, or keep both apart with --config FILE",
             layout.config.display(),
             layout.key.display()

@@ -108,13 +108,12 @@ fn events_are_one_line_each() {
     let happened = Event {
         at: 951_782_400_000,
         event: EventKind::Moved,
-        text: "Moved to wwan0".to_owned(),
+        text: "the same for programs".to_owned(),
         link: Some("wwan0".to_owned()),
         moved: Some(moved()),
     };
     assert_eq!(
         event(&happened),
-        "2000-02-29 00:00:00 UTC  moved      Moved to wwan0 \
-         [wlan0 to wwan0: silent, gap 171 ms, 48.2 kB sent again]"
+        "2000-02-29 00:00:00 UTC  moved      wlan0 to wwan0: silent, gap 171 ms, 48.2 kB sent again"
     );
 }

@@ -23,12 +23,14 @@ pub fn init(default_level: LevelFilter) -> anyhow::Result<()> {
         .with_target(false)
         .with_env_filter(filter);
     // An error means that a log exists already: a process that re-executes parts of itself.
-    let _ = if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().try_init()
-    } else {
-        builder.try_init()
-    };
+    let _ = if is_for_people() { builder.try_init() } else { builder.without_time().try_init() };
     Ok(())
+}
+
+/// Whether stderr is read as it comes, and not kept in systemd's journal.
+#[must_use]
+pub fn is_for_people() -> bool {
+    std::env::var_os("JOURNAL_STREAM").is_none()
 }
 
 fn filter(default_level: LevelFilter) -> anyhow::Result<EnvFilter> {

@@ -98,5 +98,12 @@ fn say_what_next(layout: &Layout, config: &GatewayConfig, key: &SecretKey) {
     } else {
         line(format_args!("Next: start the gateway:\n    whimbrel-gateway run{option}"));
     }
+    let ports: Vec<u16> = config.listen.iter().map(SocketAddr::port).collect();
+    if layout.given.is_none() && ports != [443] {
+        line(
+            "The socket unit listens on port 443 whatever the configuration says; to change it:\n    \
+             systemctl edit whimbrel-gateway.socket",
+        );
+    }
     line(format_args!("Then invite a client:\n    whimbrel-gateway invite NAME{option}"));
 }
