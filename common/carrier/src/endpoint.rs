@@ -239,11 +239,15 @@ pub struct Endpoint {
     segments: NonZeroUsize,
     /// See [`Tuning::half_open`].
     half_open: usize,
+    /// Handshakes under way, by when they must be over.
+    handshakes: VecDeque<(Instant, usize)>,
     drained: Vec<usize>,
 }
 
 struct Slot {
     connection: noq_proto::Connection,
+    /// When its handshake must be over.
+    handshake_by: Instant,
     dirty: bool,
     timer: Option<Instant>,
     connected: bool,
@@ -255,6 +259,10 @@ impl std::fmt::Debug for Endpoint {
         f.debug_struct("Endpoint").field("connections", &self.slots.len()).finish_non_exhaustive()
     }
 }
+
+/// A handshake takes a few round trips; one that is still under way after this was never meant to
+/// end, or its network is gone.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 impl Endpoint {
     /// An endpoint with this identity.
@@ -282,6 +290,7 @@ impl Endpoint {
             responses: VecDeque::new(),
             segments: NonZeroUsize::new(tuning.segments).unwrap_or(NonZeroUsize::MIN),
             half_open: tuning.half_open,
+            handshakes: VecDeque::new(),
             drained: Vec::new(),
         })
     }
@@ -301,7 +310,7 @@ impl Endpoint {
             .engine
             .connect(now, config, remote, "whimbrel")
             .map_err(|error| failed(error.to_string()))?;
-        Ok(self.insert(handle, connection))
+        Ok(self.insert(handle, connection, now))
     }
 
     /// A datagram arrived from `remote` at the local address `local`.
@@ -344,7 +353,7 @@ impl Endpoint {
         }
         match self.engine.accept(incoming, now, &mut response, None) {
             Ok((handle, connection)) => {
-                self.insert(handle, connection);
+                self.insert(handle, connection, now);
             }
             Err(error) => {
                 debug!(error = %error.cause, "refused a handshake");
@@ -359,12 +368,21 @@ impl Endpoint {
         &mut self,
         handle: ConnectionHandle,
         connection: noq_proto::Connection,
+        now: Instant,
     ) -> Connection {
+        let handshake_by = now + HANDSHAKE;
+        self.handshakes.push_back((handshake_by, handle.0));
         if self.slots.len() <= handle.0 {
             self.slots.resize_with(handle.0 + 1, || None);
         }
-        self.slots[handle.0] =
-            Some(Slot { connection, dirty: false, timer: None, connected: false, lost: false });
+        self.slots[handle.0] = Some(Slot {
+            connection,
+            handshake_by,
+            dirty: false,
+            timer: None,
+            connected: false,
+            lost: false,
+        });
         self.touch(handle.0);
         Connection(handle.0)
     }
@@ -380,11 +398,22 @@ impl Endpoint {
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        let handshake = self.handshakes.front().map(|(by, _)| *by);
+        let timer = self.timers.first().map(|(at, _)| *at);
+        [handshake, timer].into_iter().flatten().min()
     }
 
     /// Fires the timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((by, index)) = self.handshakes.front().copied()
+            && by <= now
+        {
+            self.handshakes.pop_front();
+            let slot = self.slots.get(index).and_then(Option::as_ref);
+            if slot.is_some_and(|slot| !slot.connected && slot.handshake_by == by) {
+                self.close(Connection(index), 0, "the handshake takes too long", now);
+            }
+        }
         while let Some((at, index)) = self.timers.first().copied()
             && at <= now
         {
