@@ -29,7 +29,7 @@ use whimbrel_gateway_core::limits::Usage;
 
 use crate::dial::{Dialler, Ready, refusal};
 use crate::flow::{End, Flow, Turn};
-use crate::peer::{Peer, Use};
+use crate::peer::{ADMISSION_BYTES, Peer, Use};
 
 /// One read from a destination, in bytes. Bytes are copied out of it at their exact size.
 const SCRATCH: usize = 128 * 1024;
@@ -93,10 +93,12 @@ impl Gateway {
         own: impl IntoIterator<Item = IpAddr>,
     ) -> anyhow::Result<Self> {
         let identity = Identity { key, role: Role::Gateway { server: ServerId::default() } };
+        let half_open = usize::try_from(config.limits.half_open).unwrap_or(usize::MAX);
+        let tuning = Tuning { half_open, ..Tuning::default() };
         let mut policy = Policy::new(&config.egress);
         policy.set_own(own);
         Ok(Self {
-            endpoint: Endpoint::new(&identity, &Tuning::default())?,
+            endpoint: Endpoint::new(&identity, &tuning)?,
             dialler: Dialler::new()?,
             policy,
             usage: Usage::new(&config.limits),
@@ -288,7 +290,12 @@ impl Gateway {
         loop {
             let Some(peer) = self.peers.get_mut(&connection) else { return };
             let Some(control) = peer.control.as_mut() else { return };
-            match control.receive(&mut self.endpoint, connection) {
+            let received = control.receive(&mut self.endpoint, connection);
+            if peer.name.is_none() && control.received() > ADMISSION_BYTES {
+                self.deny(connection, Denial::Protocol, now);
+                return;
+            }
+            match received {
                 Ok(None) => return,
                 Ok(Some(frame)) => self.handle_control(connection, frame, now),
                 Err(error) => {
@@ -517,6 +524,10 @@ impl Gateway {
             })
         {
             warn!(%violation, "A client resumed a flow with impossible offsets");
+            for stream in [old, stream] {
+                peer.streams.remove(&stream);
+                self.endpoint.abort(connection, stream, StreamCode::Reset.code());
+            }
             self.end(number, End::Violation(violation));
             return;
         }

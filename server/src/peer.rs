@@ -10,6 +10,9 @@ use whimbrel_common::identity::{ClientName, PublicKey};
 use whimbrel_common::path::{Config, Evidence, Input, PathKey, Paths, Role};
 use whimbrel_common::wire::{SessionId, WireFlow};
 
+/// A stranger has this many bytes to say who it is: three frames of less than a hundred in all.
+pub(crate) const ADMISSION_BYTES: u64 = 4096;
+
 /// A stranger has this long to say who it is.
 pub(crate) const ADMISSION: Duration = Duration::from_secs(5);
 

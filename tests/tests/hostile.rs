@@ -1,0 +1,32 @@
+//! What both daemons make of garbage, of hostile peers and of an Internet that lies.
+
+use whimbrel_tests::suite;
+
+#[path = "hostile/frames.rs"]
+mod frames;
+#[path = "hostile/rogue.rs"]
+mod rogue;
+#[path = "meaning/stage.rs"]
+mod stage;
+#[path = "hostile/ways.rs"]
+mod ways;
+
+use frames::*;
+use ways::*;
+
+suite! {
+    noise_on_the_control_stream_ends_only_its_own_session,
+    frames_of_the_future_are_skipped_or_refused,
+    lies_about_offsets_end_only_the_flow_they_are_about,
+    resumes_of_nothing_and_in_storms_harm_nobody,
+    streams_without_a_header_are_reset_or_wait,
+    a_client_that_never_reads_holds_no_more_than_its_share,
+    ten_thousand_streams_at_once_harm_nobody,
+    a_stranger_gets_four_kilobytes_and_five_seconds,
+    replays_from_another_address_neither_steal_nor_kill,
+    no_more_than_three_times_goes_to_an_address_that_was_not_validated,
+    an_observer_of_both_uplinks_sees_no_common_id,
+    a_steered_path_is_measured,
+    what_was_measured_on_one_path_says_nothing_about_the_next,
+    garbage_on_both_udp_ports_harms_nobody,
+}
