@@ -39,8 +39,10 @@ use smoltcp::iface::{Config, Interface};
 use smoltcp::time::Instant as Tick;
 use smoltcp::wire::HardwareAddress;
 
-use crate::packet::{Segment, Unreachable, compose_fin, compose_reset, compose_unreachable};
-use connection::{Change, Connection, Lease, Stack};
+use crate::packet::{
+    Segment, Unreachable, compose_ack, compose_fin, compose_reset, compose_unreachable,
+};
+use connection::{Change, Connection, Lease, Reminder, Stack};
 use device::{Blueprint, Replies};
 use table::{Entry, Key, Stage, Table};
 use timers::Timers;
@@ -430,10 +432,14 @@ impl Engine {
         let retransmit = retransmit
             .map(|at| instant(self.epoch, at))
             .map(|at| if at <= now { now + STALL } else { at });
-        let (fin_at, fin) = connection.forgotten_fin(retransmit, now);
-        if let Some((numbers, window)) = fin {
+        let (remind_at, reminder) = connection.forgotten(retransmit, now);
+        if let Some(reminder) = reminder {
             let (from, to) = (entry.key.destination.into(), entry.key.source.into());
-            self.replies.push(entry.key.device, compose_fin(from, to, numbers, window));
+            let packet = match reminder {
+                Reminder::Fin(numbers, window) => compose_fin(from, to, numbers, window),
+                Reminder::Window(numbers, window) => compose_ack(from, to, numbers, window),
+            };
+            self.replies.push(entry.key.device, packet);
         }
         let mut trim = connection.trim_at(now);
         if trim.is_some_and(|at| at <= now) {
@@ -441,7 +447,7 @@ impl Engine {
             self.buffers.trim(connection.lease);
             trim = None;
         }
-        let due = [retransmit, connection.handshake_limit(), fin_at, trim, more.then_some(now)];
+        let due = [retransmit, connection.handshake_limit(), remind_at, trim, more.then_some(now)];
         self.timers.set(entry.id, &mut entry.deadline, due.into_iter().flatten().min());
     }
 

@@ -237,6 +237,17 @@ pub(crate) fn compose_fin(
     compose_control(source, destination, FIN, numbers, window)
 }
 
+/// An ACK without data from `source` to `destination`, with complete checksums; `window` as it
+/// stands in the header.
+pub(crate) fn compose_ack(
+    source: SocketAddr,
+    destination: SocketAddr,
+    numbers: Numbers,
+    window: u16,
+) -> Vec<u8> {
+    compose_control(source, destination, 0, numbers, window)
+}
+
 /// Both addresses must be of one family.
 fn compose_control(
     source: SocketAddr,

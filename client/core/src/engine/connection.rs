@@ -27,9 +27,9 @@ const TRIM_FLOOR: usize = 16 * 1024;
 /// How long an unanswered SYN|ACK is repeated. Linux gives up after 63 s
 /// (`tcp_synack_retries` = 5).
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(63);
-/// How often a FIN that smoltcp forgot is repeated: its own initial RTO (RFC
-/// 6298 §2.1).
-const FIN_AGAIN: Duration = Duration::from_secs(1);
+/// How often the application is reminded of what smoltcp forgot: its own initial
+/// RTO (RFC 6298 §2.1).
+const REMIND_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -50,8 +50,8 @@ pub(super) struct Connection {
     resting: bool,
     /// When the last segment was taken.
     heard: Tick,
-    /// When to repeat a FIN that smoltcp will not.
-    fin_at: Option<Instant>,
+    /// When to remind the application of what smoltcp forgot.
+    remind_at: Option<Instant>,
     /// Bytes through the rings since the pages were last released.
     touched: usize,
     /// `touched` at the last flush, and the time of the last change.
@@ -62,6 +62,17 @@ pub(super) struct Connection {
 /// smoltcp panicked; the socket must not be used again.
 #[derive(Debug)]
 pub(super) struct Panicked;
+
+/// A segment that smoltcp should have sent: its numbers, and the window as it stands in the
+/// header.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reminder {
+    /// The FIN again.
+    Fin(Numbers, u16),
+    /// An ACK from before the window, which is answered with the window as it is (RFC 9293
+    /// §3.10.7.4).
+    Window(Numbers, u16),
+}
 
 /// What one segment changed.
 #[derive(Debug, Default, Clone, Copy)]
@@ -120,7 +131,7 @@ impl Connection {
             aborted: false,
             resting: false,
             heard: stack.tick,
-            fin_at: None,
+            remind_at: None,
             touched: 0,
             settled: 0,
             active: now,
@@ -223,25 +234,41 @@ impl Connection {
         catch_unwind(AssertUnwindSafe(|| stack.interface.poll_at(tick, set))).map_err(|_| Panicked)
     }
 
-    /// Three duplicate ACKs while only a FIN is unacknowledged make smoltcp
-    /// stop its timer without sending anything. Then, recognised by a FIN that
-    /// waits for no time at all, the FIN is repeated here. Returns when to
-    /// look again, and the FIN if it is due.
-    pub(super) fn forgotten_fin(
+    /// smoltcp forgets in two cases, both recognised by something unacknowledged that waits for no
+    /// time at all: three duplicate ACKs while only a FIN is unacknowledged stop its timer without
+    /// sending anything, and so does a retransmission that falls due while the window is closed.
+    /// Returns when to look again, and what is due.
+    pub(super) fn forgotten(
         &mut self,
         retransmit: Option<Instant>,
         now: Instant,
-    ) -> (Option<Instant>, Option<(Numbers, u16)>) {
-        let waits = matches!(self.state(), State::FinWait1 | State::Closing | State::LastAck);
+    ) -> (Option<Instant>, Option<Reminder>) {
+        let queued = self.send_queue() > 0;
+        let waits = match self.state() {
+            State::FinWait1 | State::Closing | State::LastAck => true,
+            State::Established | State::CloseWait => queued,
+            State::Closed
+            | State::Listen
+            | State::SynSent
+            | State::SynReceived
+            | State::FinWait2
+            | State::TimeWait => false,
+        };
         if !waits || retransmit.is_some() {
-            self.fin_at = None;
+            self.remind_at = None;
             return (None, None);
         }
-        let due = self.fin_at.is_some_and(|at| at <= now);
-        if due || self.fin_at.is_none() {
-            self.fin_at = Some(now + FIN_AGAIN);
+        let due = self.remind_at.is_some_and(|at| at <= now);
+        if due || self.remind_at.is_none() {
+            self.remind_at = Some(now + REMIND_AGAIN);
         }
-        (self.fin_at, due.then(|| (self.ledger.fin_numbers(), self.ledger.window())))
+        let window = self.ledger.window();
+        let reminder = if queued {
+            Reminder::Window(self.ledger.probe_numbers(), window)
+        } else {
+            Reminder::Fin(self.ledger.fin_numbers(), window)
+        };
+        (self.remind_at, due.then_some(reminder))
     }
 
     /// When the handshake is given up, if it is still open.

@@ -20,6 +20,9 @@ const MINIMUM_MSS: u16 = 48;
 /// What fits an IPv4 packet of 65535 bytes; an IPv6 one holds 20 bytes less.
 const MAXIMUM_MSS: u16 = 65495;
 
+/// The largest ring of an [`EngineConfig`](super::EngineConfig), in bytes.
+const LARGEST_RING: u32 = 1 << 30;
+
 #[derive(Debug, Clone)]
 pub(super) struct Ledger {
     v4: bool,
@@ -83,6 +86,11 @@ impl Ledger {
     /// The numbers of our FIN, which was the last thing sent.
     pub(super) fn fin_numbers(&self) -> Numbers {
         Numbers { sequence: self.sent.sequence.wrapping_sub(1), ..self.sent }
+    }
+
+    /// The numbers of an ACK from before everything unacknowledged, which is at most one ring.
+    pub(super) fn probe_numbers(&self) -> Numbers {
+        Numbers { sequence: self.sent.sequence.wrapping_sub(LARGEST_RING + 1), ..self.sent }
     }
 
     /// The last window, as it stood in the header.

@@ -272,6 +272,57 @@ fn fin_is_repeated_after_duplicate_acks() {
 }
 
 #[test]
+fn lost_data_behind_a_closed_window_is_neither_forgotten_nor_overtaken_by_the_fin() {
+    // Room for all of it before the window closed, or for half of it.
+    lose_behind_a_closed_window(u16::MAX);
+    lose_behind_a_closed_window(4);
+}
+
+fn lose_behind_a_closed_window(window: u16) {
+    let mut world = World::new(1 << 16);
+    let (flow, ours) = raw_established(&mut world);
+    let base = Raw::new(FAR_V4);
+    let open = Raw {
+        flags: ACK,
+        sequence: base.sequence + 1,
+        acknowledgment: ours,
+        options: &[],
+        window,
+        ..base
+    };
+    let closed = Raw { window: 0, ..open };
+    world.engine.handle_packet(DEVICE, &open.packet(), world.now);
+    world.engine.write(flow, &pattern(1000));
+    world.engine.flush(world.now, &mut world.wire);
+    world.engine.handle_packet(DEVICE, &closed.packet(), world.now);
+    world.engine.finish(flow);
+    world.wire.packets.clear();
+    for _ in 0..100 {
+        world.now += Duration::from_millis(100);
+        world.engine.handle_timeout(world.now);
+        world.engine.flush(world.now, &mut world.wire);
+    }
+    let sent: Vec<_> = world.wire.packets.drain(..).map(|(_, packet, _)| packet).collect();
+    let mut probes = 0;
+    for packet in sent {
+        let sequence = u32::from_be_bytes(packet[24..28].try_into().unwrap());
+        assert_eq!(packet.len(), 40, "the window is closed");
+        if packet[33] & FIN != 0 {
+            assert_eq!(sequence, ours.wrapping_add(1000), "the end is where it is");
+        } else {
+            assert!(ours.wrapping_sub(sequence) < 1 << 31, "a number the application has seen");
+            probes += 1;
+        }
+    }
+    assert!(probes > 1, "nobody asks for the window");
+    raw_send(&mut world, ours, 0, ACK, &[]);
+    let (_, last, _) = world.wire.packets.pop_back().expect("the data again");
+    assert_eq!(last[33], FIN | ACK);
+    assert_eq!(last[24..28], ours.to_be_bytes());
+    assert_eq!(last[40..], pattern(1000));
+}
+
+#[test]
 fn nothing_is_lost_when_the_flush_after_the_last_segment_is_late() {
     let mut world = World::new(1 << 16);
     let (flow, ours) = raw_established(&mut world);
