@@ -118,7 +118,7 @@ fn joining_twice_is_refused_before_the_token_is_used() {
                   &t=BwcHBwcHBwcHBwcHBwcHBw";
     let error = exit::sentence(&join::join(&folder.layout(), invite).unwrap_err());
     assert!(
-        error.starts_with("this machine belongs to a gateway gw.example.org:443 already"),
+        error.starts_with("this machine belongs to a gateway already (gw.example.org:443)"),
         "{error}"
     );
     assert!(!folder.layout().key.exists());
