@@ -354,10 +354,24 @@ impl Connection {
         self.set.get_mut::<Socket<'_>>(self.socket).abort();
     }
 
-    /// smoltcp's close in SYN-RECEIVED would forget the SYN it still has to
-    /// have acknowledged, so the FIN waits for the handshake.
+    /// smoltcp's close in SYN-RECEIVED would forget the SYN it still has to have acknowledged, so
+    /// the FIN waits for the handshake. In LAST-ACK smoltcp is deaf to a window that opens, so
+    /// there it waits until everything before it was acknowledged.
     fn close_when_possible(&mut self) {
-        if self.finishing && matches!(self.state(), State::Established | State::CloseWait) {
+        let possible = match self.state() {
+            State::Established => true,
+            State::CloseWait => self.send_queue() == 0,
+            State::Closed
+            | State::Listen
+            | State::SynSent
+            | State::SynReceived
+            | State::FinWait1
+            | State::FinWait2
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => false,
+        };
+        if self.finishing && possible {
             self.set.get_mut::<Socket<'_>>(self.socket).close();
         }
     }

@@ -323,6 +323,39 @@ fn lose_behind_a_closed_window(window: u16) {
 }
 
 #[test]
+fn application_that_ended_first_gets_the_rest_as_soon_as_it_makes_room() {
+    let mut world = World::new(1 << 16);
+    let (flow, ours) = raw_established(&mut world);
+    raw_send(&mut world, ours, 0, ACK | FIN, &[]);
+    assert_eq!(world.read_all(flow), (vec![], true));
+    let base = Raw::new(FAR_V4);
+    let closed = Raw {
+        flags: ACK,
+        sequence: base.sequence + 2,
+        acknowledgment: ours,
+        options: &[],
+        window: 0,
+        ..base
+    };
+    world.engine.handle_packet(DEVICE, &closed.packet(), world.now);
+    world.engine.write(flow, &pattern(1000));
+    world.engine.finish(flow);
+    world.engine.flush(world.now, &mut world.wire);
+    world.wire.packets.clear();
+    raw_send(&mut world, ours, 1, ACK, &[]);
+    let (_, data, _) = world.wire.packets.pop_back().expect("the rest");
+    assert_eq!(
+        (data[24..28].to_vec(), data[40..].to_vec()),
+        (ours.to_be_bytes().to_vec(), pattern(1000))
+    );
+    raw_send(&mut world, ours.wrapping_add(1000), 1, ACK, &[]);
+    let (_, fin, _) = world.wire.packets.pop_back().expect("the FIN");
+    assert_eq!(fin[33], FIN | ACK);
+    raw_send(&mut world, ours.wrapping_add(1001), 1, ACK, &[]);
+    world.assert_empty();
+}
+
+#[test]
 fn nothing_is_lost_when_the_flush_after_the_last_segment_is_late() {
     let mut world = World::new(1 << 16);
     let (flow, ours) = raw_established(&mut world);
