@@ -1,4 +1,7 @@
-//! See the module documentation.
+//! The Whimbrel client: keeps TCP connections alive while the network under them changes.
+//!
+//! [`daemon`] moves packets and datagrams; `client` joins applications' flows to the `tunnel`;
+//! [`cli`] is the command line.
 
 mod capture;
 pub mod cli;

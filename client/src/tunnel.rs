@@ -359,7 +359,8 @@ impl Tunnel {
         match event {
             Event::Connected { remote, .. } => {
                 let winner = self.attempts.swap_remove(at);
-                info!(link = self.uplinks.name(winner.link), gateway = %remote, "Connected");
+                debug!(gateway = %remote, "Connected");
+                info!(link = self.uplinks.name(winner.link), "Connected");
                 for loser in std::mem::take(&mut self.attempts) {
                     self.endpoint.close(loser.connection, 0, "another link was faster", now);
                 }
@@ -717,6 +718,8 @@ impl Tunnel {
         let views: Vec<_> = live
             .paths
             .paths()
+            // A device that was pulled out does not come back under its old key.
+            .filter(|view| view.state != State::Absent || self.links.contains_key(&view.path))
             .map(|view| (view.path, view.name.to_owned(), view.state, view.metered))
             .collect();
         views

@@ -400,7 +400,7 @@ impl Gateway {
         self.usage.welcome(peer.key, &options, now);
         // One more than flows: the control stream.
         self.endpoint.grant(connection, flows + 1);
-        info!(client = %name, remote = %peer.remote, %session, "Client attached");
+        info!(client = %name, %session, "Client attached");
         peer.name = Some(name);
         peer.session = Some(session);
         if let Some(control) = peer.control.as_mut() {
@@ -412,7 +412,8 @@ impl Gateway {
     /// Tells a client that it is not admitted, and ends its connection.
     fn deny(&mut self, connection: Connection, reason: Denial, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&connection) {
-            info!(remote = %peer.remote, key = %peer.key, %reason, "Client denied");
+            debug!(remote = %peer.remote, "Denied");
+            info!(key = %peer.key, %reason, "Client denied");
         }
         // The code of the close carries the reason: a frame before it might be lost with it.
         self.endpoint.close(connection, reason.code(), "denied", now);
