@@ -1,4 +1,6 @@
-//! See the module documentation.
+//! Decisions of the Whimbrel client. Pure: no IO, no clock.
+//!
+//! [`engine`] ends applications' TCP, [`plan`] says which rules and routes capture it.
 
 pub mod engine;
 pub mod offload;

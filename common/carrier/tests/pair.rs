@@ -1,0 +1,397 @@
+//! Both ends of the carrier on a virtual clock and a network in memory.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use whimbrel_carrier::{
+    AnswerOrEnd, Connection, Endpoint, Event, Identity, Lost, Path, Pipe, Pulled, Read, Role,
+    Stream, Tuning,
+};
+use whimbrel_common::cid::ServerId;
+use whimbrel_common::identity::{PublicKey, SecretKey};
+use whimbrel_common::session::INITIAL_WINDOW;
+use whimbrel_common::wire::{FlowAnswer, FlowHeader, WireFlow};
+
+const GATEWAY: &str = "192.0.2.1:443";
+const ONE_WAY: Duration = Duration::from_millis(10);
+
+/// The link of a datagram, by the stand-in address the client's engine knows it by.
+fn link(number: u16) -> IpAddr {
+    IpAddr::from([0x100, 0, 0, 0, 0, 0, 0, number])
+}
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_seed([seed; 32])
+}
+
+fn client(own: u8, gateway: PublicKey) -> Endpoint {
+    let identity = Identity { key: key(own), role: Role::Client { gateway } };
+    Endpoint::new(&identity, &Tuning::default()).unwrap()
+}
+
+fn gateway(own: u8) -> Endpoint {
+    let identity = Identity { key: key(own), role: Role::Gateway { server: ServerId::default() } };
+    Endpoint::new(&identity, &Tuning::default()).unwrap()
+}
+
+struct Datagram {
+    due: Instant,
+    to_gateway: bool,
+    link: IpAddr,
+    bytes: BytesMut,
+}
+
+/// A client with links 1 and 2, a gateway, and what is on its way between them.
+struct Pair {
+    client: Endpoint,
+    gateway: Endpoint,
+    now: Instant,
+    wire: VecDeque<Datagram>,
+    dead: Vec<IpAddr>,
+    /// Packets of the first link leave by the second.
+    steered: bool,
+    client_events: Vec<Event>,
+    gateway_events: Vec<(Connection, Event)>,
+    sent_on: Vec<IpAddr>,
+}
+
+impl Pair {
+    fn new(client: Endpoint, gateway: Endpoint) -> Self {
+        Self {
+            client,
+            gateway,
+            now: Instant::now(),
+            wire: VecDeque::new(),
+            dead: Vec::new(),
+            steered: false,
+            client_events: Vec::new(),
+            gateway_events: Vec::new(),
+            sent_on: Vec::new(),
+        }
+    }
+
+    fn connected() -> (Self, Connection, Connection) {
+        let mut pair = Self::new(client(1, key(2).public()), gateway(2));
+        let at_client = pair.client.connect(GATEWAY.parse().unwrap(), pair.now).unwrap();
+        pair.run(Duration::from_millis(200));
+        let at_gateway = pair
+            .gateway_events
+            .iter()
+            .find_map(|(connection, event)| {
+                matches!(event, Event::Connected { .. }).then_some(*connection)
+            })
+            .expect("the gateway saw the handshake");
+        pair.gateway.grant(at_gateway, 100);
+        pair.run(Duration::from_millis(50));
+        (pair, at_client, at_gateway)
+    }
+
+    fn address(link: IpAddr) -> SocketAddr {
+        let IpAddr::V6(v6) = link else { unreachable!("links are known by IPv6 stand-ins") };
+        let [.., last] = v6.octets();
+        SocketAddr::new(IpAddr::from([10, 0, last, 2]), 5000)
+    }
+
+    fn exchange(&mut self) {
+        let mut buffer = Vec::new();
+        while let Some(transmit) = self.client.poll_transmit(self.now, &mut buffer) {
+            let own = transmit.source.unwrap_or(link(1));
+            let link = if self.steered && own == link(1) { link(2) } else { own };
+            self.sent_on.push(link);
+            self.put(true, link, &buffer, transmit.segment);
+            buffer.clear();
+        }
+        while let Some(transmit) = self.gateway.poll_transmit(self.now, &mut buffer) {
+            let IpAddr::V4(to) = transmit.destination.ip() else { unreachable!("IPv4 only") };
+            self.put(false, link(to.octets()[2].into()), &buffer, transmit.segment);
+            buffer.clear();
+        }
+    }
+
+    fn put(&mut self, to_gateway: bool, link: IpAddr, bytes: &[u8], segment: Option<usize>) {
+        if self.dead.contains(&link) {
+            return;
+        }
+        for datagram in bytes.chunks(segment.unwrap_or(bytes.len()).max(1)) {
+            let due = self.now + ONE_WAY;
+            self.wire.push_back(Datagram { due, to_gateway, link, bytes: datagram.into() });
+        }
+    }
+
+    fn deliver(&mut self) {
+        while self.wire.front().is_some_and(|datagram| datagram.due <= self.now) {
+            let Some(datagram) = self.wire.pop_front() else { break };
+            if self.dead.contains(&datagram.link) {
+                continue;
+            }
+            if datagram.to_gateway {
+                let from = Self::address(datagram.link);
+                self.gateway.handle_datagram(from, None, None, datagram.bytes, self.now);
+            } else {
+                let from = GATEWAY.parse().unwrap();
+                let local = Some(datagram.link);
+                self.client.handle_datagram(from, local, None, datagram.bytes, self.now);
+            }
+        }
+    }
+
+    /// Lets `span` pass.
+    fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        while self.now < end {
+            self.client.handle_timeout(self.now);
+            self.gateway.handle_timeout(self.now);
+            self.deliver();
+            self.client.advance();
+            self.gateway.advance();
+            self.exchange();
+            self.client_events.extend(std::iter::from_fn(|| self.client.poll_event()).map(|e| e.1));
+            self.gateway_events.extend(std::iter::from_fn(|| self.gateway.poll_event()));
+            self.now += Duration::from_millis(1);
+        }
+    }
+
+    fn lost(&self) -> Option<&Lost> {
+        self.client_events.iter().find_map(|event| match event {
+            Event::Lost(reason) => Some(reason),
+            _ => None,
+        })
+    }
+
+    fn open_second_path(&mut self, connection: Connection) -> Path {
+        let path = self
+            .client
+            .open_path(connection, GATEWAY.parse().unwrap(), link(2), self.now)
+            .expect("the gateway grants paths");
+        self.run(Duration::from_millis(200));
+        let opened = |event: &Event| matches!(event, Event::PathOpened(opened) if *opened == path);
+        assert!(self.client_events.iter().any(opened), "the path was validated");
+        path
+    }
+}
+
+fn read_all(endpoint: &mut Endpoint, connection: Connection, stream: Stream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Read::Data(chunk) = endpoint.read(connection, stream, usize::MAX) {
+        bytes.extend_from_slice(&chunk);
+    }
+    bytes
+}
+
+#[test]
+fn ends_learn_each_others_keys() {
+    let (pair, _, _) = Pair::connected();
+    let (seen, expected) = (&pair.gateway_events[0].1, key(1).public());
+    assert!(matches!(seen, Event::Connected { key, .. } if *key == expected), "{seen:?}");
+    let (seen, expected) = (&pair.client_events[0], key(2).public());
+    assert!(matches!(seen, Event::Connected { key, .. } if *key == expected), "{seen:?}");
+}
+
+#[test]
+fn client_refuses_a_gateway_with_another_key() {
+    let mut pair = Pair::new(client(1, key(9).public()), gateway(2));
+    pair.client.connect(GATEWAY.parse().unwrap(), pair.now).unwrap();
+    pair.run(Duration::from_millis(500));
+    assert!(matches!(pair.lost(), Some(Lost::Authentication(_))), "{:?}", pair.lost());
+}
+
+#[test]
+fn stranger_may_send_four_kibibytes() {
+    let mut pair = Pair::new(client(1, key(2).public()), gateway(2));
+    let connection = pair.client.connect(GATEWAY.parse().unwrap(), pair.now).unwrap();
+    pair.run(Duration::from_millis(200));
+    let stream = pair.client.open(connection).unwrap();
+    assert_eq!(pair.client.open(connection), None, "a stranger has one stream");
+    let written = pair.client.write(connection, stream, Bytes::from(vec![0; 100_000])).unwrap();
+    assert_eq!(written, 4096);
+}
+
+#[test]
+fn unanswered_handshake_ends() {
+    let mut pair = Pair::new(client(1, key(2).public()), gateway(2));
+    pair.dead = vec![link(1)];
+    pair.client.connect(GATEWAY.parse().unwrap(), pair.now).unwrap();
+    pair.run(Duration::from_secs(11));
+    assert_eq!(pair.lost(), Some(&Lost::Closed));
+}
+
+#[test]
+fn restarted_gateway_resets_old_connections_at_once() {
+    let (mut pair, connection, _) = Pair::connected();
+    pair.gateway = gateway(2);
+    pair.client.ping(connection, Path::FIRST);
+    pair.run(Duration::from_millis(100));
+    assert_eq!(pair.lost(), Some(&Lost::Reset));
+}
+
+#[test]
+fn gateway_with_another_key_cannot_reset_connections() {
+    let (mut pair, connection, _) = Pair::connected();
+    pair.gateway = gateway(3);
+    pair.client.ping(connection, Path::FIRST);
+    pair.run(Duration::from_millis(500));
+    assert_eq!(pair.lost(), None);
+}
+
+/// The engine's successor closes such connections ("too many gaps in stream buffer").
+#[test]
+fn paused_reader_of_small_frames_or_bulk_stops_nobody_else() {
+    for (size, pause) in [(200, Duration::from_secs(5)), (65_536, Duration::from_secs(2))] {
+        let (mut pair, at_client, at_gateway) = Pair::connected();
+        let paused = pair.client.open(at_client).unwrap();
+        let other = pair.client.open(at_client).unwrap();
+        let end = pair.now + pause;
+        let (mut sent, mut received) = (0, Vec::new());
+        while pair.now < end {
+            let bulk = Bytes::from(vec![7; size]);
+            sent += pair.client.write(at_client, paused, bulk).unwrap();
+            pair.client.write(at_client, other, Bytes::from_static(b"0123456789")).unwrap();
+            pair.run(Duration::from_millis(5));
+            while pair.gateway.accept(at_gateway).is_some() {}
+            received.extend(read_all(&mut pair.gateway, at_gateway, other));
+        }
+        pair.run(Duration::from_secs(1));
+        received.extend(read_all(&mut pair.gateway, at_gateway, other));
+        assert_eq!(pair.lost(), None);
+        assert!(received.len() >= 1_000, "the other stream moved {} bytes", received.len());
+        let mut drained = 0;
+        for _ in 0..200 {
+            drained += read_all(&mut pair.gateway, at_gateway, paused).len();
+            pair.run(Duration::from_millis(20));
+        }
+        assert_eq!(drained, sent, "{size}-byte writes arrive after the pause");
+    }
+}
+
+#[test]
+fn data_follows_the_path_that_carries() {
+    let (mut pair, connection, _) = Pair::connected();
+    let stream = pair.client.open(connection).unwrap();
+    let path = pair.open_second_path(connection);
+    pair.run(Duration::from_secs(1));
+    pair.sent_on.clear();
+    pair.client.write(connection, stream, Bytes::from(vec![1; 5000])).unwrap();
+    pair.run(Duration::from_millis(1));
+    assert!(pair.sent_on.iter().all(|used| *used == link(1)), "a spare path stays spare");
+    pair.client.carry(connection, path);
+    pair.run(Duration::from_millis(100));
+    pair.sent_on.clear();
+    pair.client.write(connection, stream, Bytes::from(vec![1; 5000])).unwrap();
+    pair.run(Duration::from_millis(1));
+    assert!(pair.sent_on.contains(&link(2)));
+    assert!(!pair.sent_on.contains(&link(1)));
+}
+
+#[test]
+fn probe_passes_a_full_window() {
+    let (mut pair, connection, _) = Pair::connected();
+    let stream = pair.client.open(connection).unwrap();
+    pair.run(Duration::from_secs(1));
+    pair.dead = vec![link(1)];
+    pair.client.write(connection, stream, Bytes::from(vec![1; 1_000_000])).unwrap();
+    pair.run(Duration::from_secs(20));
+    pair.sent_on.clear();
+    pair.run(Duration::from_millis(50));
+    let before = pair.sent_on.len();
+    pair.client.ping(connection, Path::FIRST);
+    pair.run(Duration::from_millis(2));
+    assert!(pair.sent_on.len() > before, "the probe went out");
+}
+
+#[test]
+fn steered_path_recovers_what_was_in_flight() {
+    let (mut pair, at_client, at_gateway) = Pair::connected();
+    let stream = pair.client.open(at_client).unwrap();
+    let path = pair.open_second_path(at_client);
+    pair.dead = vec![link(1)];
+    pair.client.write(at_client, stream, Bytes::from(vec![3; 8000])).unwrap();
+    pair.run(Duration::from_millis(100));
+    while pair.gateway.accept(at_gateway).is_some() {}
+    assert_eq!(read_all(&mut pair.gateway, at_gateway, stream).len(), 0);
+    pair.steered = true;
+    pair.client.carry(at_client, path);
+    pair.client.ping(at_client, Path::FIRST);
+    pair.run(Duration::from_millis(200));
+    while pair.gateway.accept(at_gateway).is_some() {}
+    assert_eq!(read_all(&mut pair.gateway, at_gateway, stream), vec![3; 8000]);
+}
+
+/// Reads the header of the newest stream at the gateway.
+fn accept_header(pair: &mut Pair, at_gateway: Connection) -> (Stream, FlowHeader, BytesMut) {
+    let stream = pair.gateway.accept(at_gateway).expect("a stream was opened");
+    let mut partial = BytesMut::new();
+    let header = Pipe::read_header(&mut pair.gateway, at_gateway, stream, &mut partial)
+        .unwrap()
+        .expect("the header arrived in one piece");
+    (stream, header, partial)
+}
+
+#[test]
+fn flow_goes_on_over_a_new_stream_without_a_byte_lost_or_repeated() {
+    let (mut pair, at_client, at_gateway) = Pair::connected();
+    let control = pair.client.open(at_client).unwrap();
+    pair.client.write(at_client, control, Bytes::from_static(b"x")).unwrap();
+    let first = pair.client.open(at_client).unwrap();
+    let destination = "198.51.100.7:22".parse().unwrap();
+    let open = FlowHeader::Open { flow: WireFlow(1), destination, limit: INITIAL_WINDOW };
+    let mut here = Pipe::dial(first, &open);
+    here.push(&mut pair.client, at_client).unwrap();
+    pair.run(Duration::from_millis(50));
+    assert!(pair.gateway.accept(at_gateway).is_some(), "the control stream");
+    let (stream, header, rest) = accept_header(&mut pair, at_gateway);
+    assert_eq!(header, open);
+    let mut there = Pipe::accept(WireFlow(1), stream, INITIAL_WINDOW);
+    there.accept_rest(rest);
+    there.answer(&FlowAnswer::Opened { limit: there.receiver.limit() });
+    there.push(&mut pair.gateway, at_gateway).unwrap();
+    pair.run(Duration::from_millis(50));
+    let answer = here.read_answer(&mut pair.client, at_client).unwrap();
+    let Some(AnswerOrEnd::Answer(FlowAnswer::Opened { limit })) = answer else {
+        panic!("{answer:?}")
+    };
+    here.sender.acknowledge(0, limit, false).unwrap();
+
+    // 30,000 bytes arrive, of which 10,000 are taken; the next 20,000 never arrive.
+    let bytes: Vec<u8> = (0..50_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let mut taken = Vec::new();
+    here.sender.push(Bytes::copy_from_slice(&bytes[..30_000]));
+    here.push(&mut pair.client, at_client).unwrap();
+    pair.run(Duration::from_millis(300));
+    let rtt = 2 * ONE_WAY;
+    while taken.len() < 10_000 {
+        let Pulled::Data(chunk) = there.pull(&mut pair.gateway, at_gateway, 10_000 - taken.len())
+        else {
+            panic!("the bytes arrived")
+        };
+        there.receiver.take(chunk.len(), pair.now, rtt).unwrap();
+        taken.extend_from_slice(&chunk);
+    }
+    pair.dead = vec![link(1)];
+    here.sender.push(Bytes::copy_from_slice(&bytes[30_000..]));
+    here.push(&mut pair.client, at_client).unwrap();
+    pair.run(Duration::from_millis(20));
+    pair.dead.clear();
+
+    let second = pair.client.open(at_client).unwrap();
+    here.redial(second);
+    Pipe::supersede(&mut pair.client, at_client, first);
+    here.push(&mut pair.client, at_client).unwrap();
+    pair.run(Duration::from_millis(100));
+    let (stream, header, rest) = accept_header(&mut pair, at_gateway);
+    let FlowHeader::Resume { epoch: 1, taken: 0, offset: 0, .. } = header else {
+        panic!("{header:?}")
+    };
+    there.resume(stream, 1, 0, 0).unwrap();
+    there.accept_rest(rest);
+    for _ in 0..100 {
+        while let Pulled::Data(chunk) = there.pull(&mut pair.gateway, at_gateway, usize::MAX) {
+            there.receiver.take(chunk.len(), pair.now, rtt).unwrap();
+            taken.extend_from_slice(&chunk);
+        }
+        here.push(&mut pair.client, at_client).unwrap();
+        pair.run(Duration::from_millis(10));
+    }
+    assert_eq!(taken, bytes);
+}
