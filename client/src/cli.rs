@@ -48,9 +48,15 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 fn up(layout: Layout) -> anyhow::Result<()> {
     logging::init(LevelFilter::INFO)?;
     let config = read_config(&layout)?;
-    let key = files::read_key(layout.key_to_read()).with_context(
-        || "there is no usable key; ask for a new invite and `whimbrel join` again",
-    )?;
+    let key = files::read_key(layout.key_to_read()).with_context(|| {
+        if !layout.key_to_read().exists() {
+            "there is no key; ask for a new invite and `whimbrel join` again"
+        } else if rustix::process::geteuid().is_root() {
+            "the key cannot be used"
+        } else {
+            "the key cannot be used by this user; if it belongs to root, run this as root"
+        }
+    })?;
     if logging::is_for_people() {
         remark(format_args!(
             "Starting; stop with Ctrl-C. In another terminal: whimbrel status{}",

@@ -208,7 +208,8 @@ fn invite(layout: &Layout, name: &ClientName, valid: Period) -> anyhow::Result<(
     };
     line(invite);
     remark(format_args!(
-        "\nThis invite makes one client, \"{name}\", within {valid}. Send it over a private channel.\n\
+        "\nThis invite makes one client, \"{name}\", within {valid}, and replaces earlier ones for it.\n\
+         Send it over a private channel.\n\
          Next, on the client: sudo whimbrel join '<the line above>'"
     ));
     Ok(())
