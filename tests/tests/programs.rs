@@ -1,0 +1,53 @@
+//! Programs people use, over Whimbrel, byte for byte, while the laptop moves between its
+//! networks at least twice during each.
+//!
+//! They must be installed, and `PostgreSQL` needs a user of its own, so `tests/programs` runs
+//! this as root; `cargo test` alone only says so.
+
+#[path = "programs/curl.rs"]
+mod curl;
+#[path = "programs/git.rs"]
+mod git;
+#[path = "programs/iperf.rs"]
+mod iperf;
+#[path = "programs/psql.rs"]
+mod psql;
+#[path = "programs/ssh.rs"]
+mod ssh;
+#[path = "programs/stage.rs"]
+mod stage;
+#[path = "programs/terminal.rs"]
+mod terminal;
+
+use std::io::Write;
+use std::process::ExitCode;
+use whimbrel_tests::suite::{self, Test};
+
+/// Set by `tests/programs` once it has found every program.
+const CONSENT: &str = "WHIMBREL_PROGRAMS";
+
+const TESTS: [Test; 8] = [
+    ("an_ssh_session_answers_before_during_and_after_moves", ssh::converse),
+    ("scp_sends_200_mb_across_moves", ssh::send),
+    ("scp_fetches_200_mb_across_moves", ssh::fetch),
+    ("psql_copies_millions_of_rows_out_and_in_across_moves", psql::copy),
+    ("git_clones_100_mb_across_moves", git::clone),
+    ("curl_downloads_across_moves", curl::download),
+    ("curl_uploads_across_moves", curl::upload),
+    ("iperf3_runs_both_ways_across_moves", iperf::measure),
+];
+
+fn main() -> ExitCode {
+    if std::env::var_os(CONSENT).is_none() {
+        // Whoever closed standard error does not want to know.
+        drop(writeln!(
+            std::io::stderr(),
+            "\nNOT RUN HERE: {} tests of Whimbrel with ssh, scp, psql, git, curl and iperf3.\n\
+             `tests/programs`, as root, runs them; the Debian packages it needs are listed in \
+             tests/programs.apt.\n",
+            TESTS.len()
+        ));
+        return ExitCode::SUCCESS;
+    }
+    suite::run(&TESTS)
+}
