@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use whimbrel_tests::lab::{Process, World};
 use whimbrel_tests::role;
 use whimbrel_tests::traffic::Moment;
@@ -296,10 +296,19 @@ impl<'a> Play<'a> {
             let reason = moved["reason"].as_str().unwrap_or("by itself");
             let text = format!("  Whimbrel moves from {from} to {} ({reason})", called(to));
             let text = self.screen.paint(Tone::Good, text);
-            self.tell(&text);
+            self.screen.event(self.when(event), &text);
         } else if event["event"] == "parked" {
-            self.tell("  Whimbrel holds every connection and keeps looking for a way");
+            let text = "  Whimbrel holds every connection and keeps looking for a way";
+            self.screen.event(self.when(event), text);
         }
+    }
+
+    /// When an event happened, on the clock of the timeline: it is told a little later.
+    fn when(&self, event: &Value) -> Duration {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let happened = Duration::from_millis(event["at"].as_u64().unwrap_or(u64::MAX));
+        let ago = unix.saturating_sub(happened);
+        Moment::now().since(self.begin).saturating_sub(ago)
     }
 
     fn status(&self) -> String {
