@@ -633,7 +633,12 @@ impl Endpoint {
     pub fn carry(&mut self, connection: Connection, path: Path) {
         let Some(slot) = self.slot(connection) else { return };
         // The new one first: without any available path all backups would carry.
-        let _ = slot.connection.set_path_status(path.id(), PathStatus::Available);
+        let before = slot.connection.set_path_status(path.id(), PathStatus::Available);
+        if matches!(before, Ok(PathStatus::Backup))
+            && let Some(controller) = slot.connection.congestion_state(path.id())
+        {
+            Observed::restart(controller);
+        }
         for other in slot.connection.paths() {
             if other != path.id() {
                 let _ = slot.connection.set_path_status(other, PathStatus::Backup);

@@ -7,11 +7,12 @@
 //!
 //! It also lets probes pass a full congestion window. After an outage everything in flight is lost,
 //! but the engine learns that only when something newer is acknowledged, and left alone it would
-//! ask at the pace of its backed-off timer.
+//! ask at the pace of its backed-off timer. And it lets a spare path that is to carry start afresh:
+//! what its controller learnt from a ping every 20 s is that it is slow.
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use noq_proto::RttEstimator;
@@ -47,6 +48,9 @@ impl ControllerFactory for ObservedFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         Box::new(Observed {
             inner: Arc::clone(&self.inner).build(now, current_mtu),
+            factory: Arc::clone(&self.inner),
+            mtu: current_mtu,
+            restart: Arc::default(),
             progress: Progress {
                 expecting_since: None,
                 last_ack: None,
@@ -66,9 +70,12 @@ impl ControllerFactory for ObservedFactory {
 /// Bytes a probe may need beyond the window: itself, and one more packet.
 const PROBE_ROOM: u64 = 2 * 1500;
 
-#[derive(Debug)]
 pub(crate) struct Observed {
     inner: Box<dyn Controller>,
+    factory: Arc<dyn ControllerFactory + Send + Sync>,
+    mtu: u16,
+    /// The inner controller is to be replaced; shared with copies of this controller.
+    restart: Arc<AtomicBool>,
     progress: Progress,
     sampled: bool,
     in_flight: u64,
@@ -91,6 +98,19 @@ impl Observed {
         }
     }
 
+    /// Lets the path of `controller` start afresh with its next packet.
+    pub(crate) fn restart(controller: &dyn Controller) {
+        if let Ok(copy) = controller.clone_box().into_any().downcast::<Self>() {
+            copy.restart.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn begin_if_asked(&mut self, now: Instant) {
+        if self.restart.swap(false, Ordering::Relaxed) {
+            self.inner = Arc::clone(&self.factory).build(now, self.mtu);
+        }
+    }
+
     /// RFC 6298 §2.
     fn sample(&mut self, rtt: Duration) {
         let progress = &mut self.progress;
@@ -106,12 +126,22 @@ impl Observed {
     }
 }
 
+impl std::fmt::Debug for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observed")
+            .field("inner", &self.inner)
+            .field("progress", &self.progress)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Controller for Observed {
     fn on_sent(&mut self, now: Instant, bytes: u64, largest_pn: u64) {
         self.inner.on_sent(now, bytes, largest_pn);
     }
 
     fn on_packet_sent(&mut self, now: Instant, bytes: u16, pn: u64) {
+        self.begin_if_asked(now);
         self.progress.expecting_since.get_or_insert(now);
         self.in_flight += u64::from(bytes);
         self.inner.on_packet_sent(now, bytes, pn);
@@ -130,6 +160,7 @@ impl Controller for Observed {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        self.begin_if_asked(now);
         let progress = &mut self.progress;
         progress.last_ack = Some(now);
         progress.acked_bytes += bytes;
@@ -187,6 +218,7 @@ impl Controller for Observed {
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu;
         self.inner.on_mtu_update(new_mtu);
     }
 
@@ -199,7 +231,9 @@ impl Controller for Observed {
     }
 
     fn window(&self) -> u64 {
-        self.inner.window() + self.allowance.load(Ordering::Relaxed)
+        let asked = self.restart.load(Ordering::Relaxed);
+        let fresh = if asked { self.inner.initial_window() } else { 0 };
+        self.inner.window().max(fresh) + self.allowance.load(Ordering::Relaxed)
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -209,6 +243,9 @@ impl Controller for Observed {
     fn clone_box(&self) -> Box<dyn Controller> {
         Box::new(Self {
             inner: self.inner.clone_box(),
+            factory: Arc::clone(&self.factory),
+            mtu: self.mtu,
+            restart: Arc::clone(&self.restart),
             progress: self.progress,
             sampled: self.sampled,
             in_flight: self.in_flight,

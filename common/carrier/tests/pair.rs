@@ -285,6 +285,19 @@ fn data_follows_the_path_that_carries() {
 }
 
 #[test]
+fn spare_path_starts_afresh_when_it_is_to_carry() {
+    let (mut pair, connection, _) = Pair::connected();
+    let path = pair.open_second_path(connection);
+    for _ in 0..40 {
+        pair.client.ping(connection, path);
+        pair.run(Duration::from_secs(1));
+    }
+    let fresh = pair.client.path(connection, Path::FIRST).unwrap().cwnd;
+    pair.client.carry(connection, path);
+    assert!(pair.client.path(connection, path).unwrap().cwnd >= fresh.min(12_000));
+}
+
+#[test]
 fn probe_passes_a_full_window() {
     let (mut pair, connection, _) = Pair::connected();
     let stream = pair.client.open(connection).unwrap();
