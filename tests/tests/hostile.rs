@@ -4,6 +4,10 @@ use whimbrel_tests::suite;
 
 #[path = "hostile/frames.rs"]
 mod frames;
+#[path = "hostile/garbage.rs"]
+mod garbage;
+#[path = "hostile/impostor.rs"]
+mod impostor;
 #[path = "hostile/rogue.rs"]
 mod rogue;
 #[path = "meaning/stage.rs"]
@@ -12,6 +16,8 @@ mod stage;
 mod ways;
 
 use frames::*;
+use garbage::*;
+use impostor::*;
 use ways::*;
 
 suite! {
@@ -23,10 +29,15 @@ suite! {
     a_client_that_never_reads_holds_no_more_than_its_share,
     ten_thousand_streams_at_once_harm_nobody,
     a_stranger_gets_four_kilobytes_and_five_seconds,
+    a_gateway_that_breaks_every_rule_harms_only_its_own_flows,
     replays_from_another_address_neither_steal_nor_kill,
     no_more_than_three_times_goes_to_an_address_that_was_not_validated,
     an_observer_of_both_uplinks_sees_no_common_id,
     a_steered_path_is_measured,
     what_was_measured_on_one_path_says_nothing_about_the_next,
     garbage_on_both_udp_ports_harms_nobody,
+    garbage_as_an_invite_is_a_sentence,
+    garbage_in_configurations_is_named_by_line_and_key,
+    garbage_as_a_key_is_a_sentence,
+    garbage_on_the_control_sockets_is_answered_or_dropped,
 }

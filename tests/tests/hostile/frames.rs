@@ -48,9 +48,13 @@ impl Honest {
             program.succeed(PATIENCE).context("an honest flow was harmed")?;
         }
         let to = service(ORIGIN_V4, port::SINK);
-        let mut upload =
-            stage.world.start_program("laptop", "upload", to, &["--bytes", "3000000"])?;
-        upload.succeed(PATIENCE).context("an honest client cannot open a flow")?;
+        let mut upload = stage.world.start_program(
+            "laptop",
+            "upload",
+            to,
+            &["--bytes", "1000000", "--patience", "60"],
+        )?;
+        upload.succeed(2 * PATIENCE).context("an honest client cannot open a flow")?;
         ensure!(stage.gateway.process().is_running(), "the gateway ended");
         no_panics(&stage.world)
     }
