@@ -20,7 +20,7 @@ use crate::ferry::{End, Ferry, Turn};
 use crate::journal::Journal;
 use crate::report::{CaptureState, EventKind, FlowCounts, FlowReport};
 use crate::slab::Slab;
-use crate::tunnel::{News, Tunnel};
+use crate::tunnel::{News, Standing, Tunnel};
 
 /// New connections wait this long for a session before `capture.offline` decides.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,6 +45,8 @@ pub(crate) struct Client {
     /// Since when there is no session.
     detached_since: Option<Instant>,
     given_up: bool,
+    /// The session is attached, but no link has worked for a while.
+    parked: bool,
     paused: Option<Pause>,
 }
 
@@ -71,6 +73,7 @@ impl Client {
             offline,
             detached_since: Some(now),
             given_up: false,
+            parked: false,
             paused: None,
         }
     }
@@ -87,6 +90,7 @@ impl Client {
         while let Some(news) = self.tunnel.poll_news() {
             self.handle_news(news, now);
         }
+        self.note_parking(now);
         self.drain_engine(now);
         self.open_waiting(now);
         self.turn_flows(now);
@@ -151,7 +155,7 @@ impl Client {
     }
 
     fn open_waiting(&mut self, now: Instant) {
-        let Some(connection) = self.tunnel.connection() else { return };
+        let Some(connection) = self.tunnel.connection().filter(|_| !self.parked) else { return };
         while let Some(flow) = self.waiting.first().copied() {
             if let Some(ferry) = self.ferries.get_mut(&flow).filter(|ferry| ferry.is_waiting()) {
                 if !ferry.dial(&mut self.tunnel.endpoint, connection) {
@@ -212,6 +216,24 @@ impl Client {
             EventKind::Attached,
             format!("attached to the gateway, session {}", session.unwrap_or_default()),
         );
+    }
+
+    /// An attached session without a link that works holds its flows and takes no new ones.
+    fn note_parking(&mut self, now: Instant) {
+        let parked = self.tunnel.standing(now) == Standing::Parked;
+        if std::mem::replace(&mut self.parked, parked) == parked {
+            return;
+        }
+        if parked {
+            self.detached_since = Some(now);
+            let held = self.ferries.len();
+            let text = format!("no network reaches the gateway; {held} flows are held");
+            self.journal.tell(EventKind::Parked, text);
+        } else if self.tunnel.connection().is_some() {
+            self.detached_since = None;
+            self.given_up = false;
+            self.journal.tell(EventKind::Attached, "the gateway is in reach again");
+        }
     }
 
     fn detached(&mut self, reason: &str, now: Instant) {
@@ -283,9 +305,11 @@ impl Client {
             let Some(ferry) = self.ferries.get_mut(&flow) else { continue };
             ferry.queued = false;
             let before = (ferry.up_bytes, ferry.down_bytes);
+            let replayed = ferry.replayed;
             let turn =
                 ferry.turn(&mut self.engine, &mut self.tunnel.endpoint, connection, rtt, now);
             active |= before != (ferry.up_bytes, ferry.down_bytes);
+            self.journal.add_replayed(ferry.replayed - replayed);
             if let Some(pipe) = &ferry.pipe {
                 self.reports.note(pipe.flow, &pipe.receiver, now);
             }
@@ -401,7 +425,8 @@ impl Client {
 
     /// How many flows there are, and how many of them wait.
     pub(crate) fn flow_counts(&self) -> FlowCounts {
-        FlowCounts { open: self.ferries.len() as u64, held: self.waiting.len() as u64 }
+        let held = if self.parked { self.ferries.len() } else { self.waiting.len() };
+        FlowCounts { open: self.ferries.len() as u64, held: held as u64 }
     }
 
     /// Every flow.

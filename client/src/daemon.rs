@@ -387,8 +387,9 @@ impl Daemon {
     }
 
     fn session_state(&self) -> SessionState {
-        match self.client.tunnel.standing() {
+        match self.client.tunnel.standing(Instant::now()) {
             Standing::Attached => SessionState::Attached,
+            Standing::Parked => SessionState::Parked,
             Standing::Connecting => SessionState::Connecting,
             Standing::Offline => SessionState::Offline,
         }
@@ -420,7 +421,7 @@ impl Running for Daemon {
         let mut links = self.client.tunnel.links();
         links.sort_by_key(|link| !link.active);
         let paths = links.into_iter().map(path_report).collect();
-        let attached = self.client.tunnel.standing() == Standing::Attached;
+        let attached = self.client.tunnel.standing(Instant::now()) == Standing::Attached;
         Status {
             state: self.session_state(),
             gateway: self.config.gateway.to_string(),

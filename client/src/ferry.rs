@@ -40,7 +40,7 @@ pub(crate) struct Ferry {
     pub(crate) up_bytes: u64,
     /// Bytes to the application.
     pub(crate) down_bytes: u64,
-    /// Bytes sent a second time after a move.
+    /// Bytes sent a second time after moves, by either end.
     pub(crate) replayed: u64,
     pub(crate) moves: u64,
     pub(crate) longest_stall: Duration,
@@ -251,13 +251,26 @@ impl Ferry {
                 }
                 Ok(())
             }
-            AnswerOrEnd::Answer(FlowAnswer::Resumed { taken, fin_taken, offset, limit }) => {
+            AnswerOrEnd::Answer(FlowAnswer::Resumed {
+                taken,
+                fin_taken,
+                offset,
+                limit,
+                repeated,
+            }) => {
+                self.replayed += repeated;
                 pipe.receiver.resume(offset).map_err(End::Violation)?;
                 pipe.sender.acknowledge(taken, limit, fin_taken).map_err(End::Violation)?;
                 pipe.mark_answered();
                 Ok(())
             }
             AnswerOrEnd::Answer(FlowAnswer::Refused { reason }) => Err(End::Refused(reason)),
+            // The gateway forgot the flow because everything was done; only its word was lost.
+            AnswerOrEnd::Answer(FlowAnswer::Gone)
+                if pipe.receiver.is_done() && pipe.sender.is_finished() =>
+            {
+                Err(End::Complete)
+            }
             AnswerOrEnd::Answer(FlowAnswer::NeverSeen | FlowAnswer::Gone) | AnswerOrEnd::End => {
                 Err(End::ByGateway)
             }

@@ -85,6 +85,13 @@ impl Journal {
         });
     }
 
+    /// More bytes were sent again for the last move.
+    pub(crate) fn add_replayed(&mut self, bytes: u64) {
+        if let Some(step) = self.open.back_mut() {
+            step.replayed += bytes;
+        }
+    }
+
     /// Completes moves whose cost is known by now. `last_ack` tells when a path last made progress.
     pub(crate) fn settle(
         &mut self,

@@ -40,6 +40,10 @@ const PAUSE_AFTER_DENIAL: Duration = Duration::from_secs(30);
 /// matters.
 const JUDGE_EVERY: Duration = Duration::from_millis(4);
 
+/// Without an answer on any link for so long a session counts as parked: a move takes a third of a
+/// second.
+const PARKED: Duration = Duration::from_secs(1);
+
 /// A path that could not be opened for want of credit from the peer is tried again after this.
 const OPEN_AGAIN: Duration = Duration::from_millis(250);
 
@@ -77,6 +81,8 @@ pub(crate) enum Standing {
     Connecting,
     /// Carrying flows.
     Attached,
+    /// Holding flows: no link has answered for a while.
+    Parked,
 }
 
 /// A link, for the list of paths.
@@ -120,6 +126,17 @@ struct Live {
     /// Links whose path is to be tried again.
     again: BTreeMap<PathKey, Instant>,
     attached: bool,
+}
+
+impl Live {
+    /// Whether the path that should carry has been without an answer for [`PARKED`].
+    fn is_parked(&self, now: Instant) -> bool {
+        let active = self.paths.active();
+        self.paths.paths().find(|view| Some(view.path) == active).is_some_and(|view| {
+            let silent = matches!(view.state, State::Suspect | State::Steered);
+            silent && now >= view.since.max(view.evidence.last_ack.unwrap_or(view.since)) + PARKED
+        })
+    }
 }
 
 /// See the [module](self).
@@ -236,8 +253,9 @@ impl Tunnel {
     }
 
     /// Where the tunnel stands.
-    pub(crate) fn standing(&self) -> Standing {
+    pub(crate) fn standing(&self, now: Instant) -> Standing {
         match &self.live {
+            Some(live) if live.attached && live.is_parked(now) => Standing::Parked,
             Some(live) if live.attached => Standing::Attached,
             _ if self.links.is_empty() => Standing::Offline,
             _ => Standing::Connecting,

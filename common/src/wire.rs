@@ -218,6 +218,8 @@ pub enum FlowAnswer {
         offset: u64,
         /// Credit for the client.
         limit: u64,
+        /// How many bytes the gateway sends a second time.
+        repeated: u64,
     },
     /// The gateway never saw this flow: nothing of it was delivered.
     NeverSeen,
@@ -491,8 +493,10 @@ pub fn encode_answer(answer: &FlowAnswer, out: &mut BytesMut) {
             encode_varint(reason.code(), &mut body);
             kind::REFUSED
         }
-        FlowAnswer::Resumed { taken, fin_taken, offset, limit } => {
-            [*taken, *offset, *limit].into_iter().for_each(|value| encode_varint(value, &mut body));
+        FlowAnswer::Resumed { taken, fin_taken, offset, limit, repeated } => {
+            [*taken, *offset, *limit, *repeated]
+                .into_iter()
+                .for_each(|value| encode_varint(value, &mut body));
             body.put_u8(u8::from(*fin_taken));
             kind::RESUMED
         }
@@ -514,7 +518,8 @@ pub fn decode_answer(input: &mut BytesMut) -> Result<Option<FlowAnswer>, WireErr
         kind::REFUSED => FlowAnswer::Refused { reason: RefuseReason::from_code(fields.varint()?) },
         kind::RESUMED => {
             let (taken, offset, limit) = (fields.varint()?, fields.varint()?, fields.varint()?);
-            FlowAnswer::Resumed { taken, offset, limit, fin_taken: fields.flag()? }
+            let repeated = fields.varint()?;
+            FlowAnswer::Resumed { taken, offset, limit, repeated, fin_taken: fields.flag()? }
         }
         kind::NEVER_SEEN => FlowAnswer::NeverSeen,
         kind::GONE => FlowAnswer::Gone,

@@ -519,6 +519,7 @@ impl Gateway {
             return;
         }
         let old = flow.pipe.stream();
+        let sent = flow.pipe.sender.taken() + flow.pipe.sender.in_flight();
         if let Err(violation) =
             flow.pipe.resume(stream, resume.epoch, resume.taken, resume.offset).and_then(|()| {
                 flow.pipe.sender.acknowledge(resume.taken, resume.limit, resume.fin_taken)
@@ -537,7 +538,8 @@ impl Gateway {
         if !flow.is_dialling() {
             let (taken, limit, fin_taken) = flow.pipe.receiver.report();
             let offset = flow.pipe.sender.taken();
-            flow.pipe.answer(&FlowAnswer::Resumed { taken, fin_taken, offset, limit });
+            let repeated = sent.saturating_sub(offset);
+            flow.pipe.answer(&FlowAnswer::Resumed { taken, fin_taken, offset, limit, repeated });
         }
         Pipe::supersede(&mut self.endpoint, connection, old);
         peer.streams.remove(&old);

@@ -66,7 +66,7 @@ fn flow_headers_and_answers_come_back_as_they_went() {
     let answers = [
         FlowAnswer::Opened { limit: 65_536 },
         FlowAnswer::Refused { reason: RefuseReason::Denied },
-        FlowAnswer::Resumed { taken: 1, fin_taken: false, offset: 2, limit: 3 },
+        FlowAnswer::Resumed { taken: 1, fin_taken: false, offset: 2, limit: 3, repeated: 4 },
         FlowAnswer::NeverSeen,
         FlowAnswer::Gone,
     ];
