@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use tracing::level_filters::LevelFilter;
 use whimbrel_common::config::{ConfigError, GatewayConfig, HostPort};
-use whimbrel_common::identity::{ClientName, SecretKey};
+use whimbrel_common::identity::ClientName;
 use whimbrel_common::invite::Invite;
 use whimbrel_common::units::Period;
 use whimbrel_host::control::{AskError, ask};
@@ -26,16 +26,7 @@ use whimbrel_host::{Layout, Role, exit, files, logging};
 use crate::control::VALID;
 use crate::state::State;
 
-/// What the daemon starts with.
-#[derive(Debug)]
-pub struct Launch {
-    /// The validated configuration.
-    pub config: GatewayConfig,
-    /// Where the files are.
-    pub layout: Layout,
-    /// The gateway's private key.
-    pub key: SecretKey,
-}
+pub use crate::daemon::Launch;
 
 /// Runs the command line `args` (the first one is the program's name) and returns the exit code.
 #[must_use]

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -15,18 +14,30 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, info, warn};
 use whimbrel_carrier::Transmit;
 use whimbrel_carrier::udp::RECEIVE_BUFFER;
-use whimbrel_common::config::HostPort;
-use whimbrel_common::identity::PublicKey;
+use whimbrel_common::config::{GatewayConfig, HostPort};
+use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::wire::Denial;
 use whimbrel_gateway_core::invites::RedeemError;
+use whimbrel_host::Layout;
+use whimbrel_host::addresses;
 use whimbrel_host::control::{ControlServer, Request, Responder};
 use whimbrel_host::output::unix_now;
 
-use crate::cli::Launch;
 use crate::control::{self, Activity, Dials, Running, Status};
 use crate::gateway::{Ask, Gateway, Question};
 use crate::ports::Ports;
 use crate::state::{EnrolError, State};
+
+/// What the daemon starts with.
+#[derive(Debug)]
+pub struct Launch {
+    /// The validated configuration.
+    pub config: GatewayConfig,
+    /// Where the files are.
+    pub layout: Layout,
+    /// The gateway's private key.
+    pub key: SecretKey,
+}
 
 /// Batches taken from one socket before everything else gets its turn: 16 × 64 KiB.
 const RECEIVE_BATCHES: usize = 16;
@@ -53,7 +64,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let state = State::open(&launch.layout)?;
     let ports = Ports::open(&launch.config.listen, crate::passed::sockets())?;
     let key = launch.key.public();
-    let gateway = Gateway::new(&launch.config, launch.key, own_addresses()?)?;
+    let gateway = Gateway::new(&launch.config, launch.key, addresses::own()?)?;
     let control = ControlServer::bind(&launch.layout.socket, control::CHANGES)?;
     let mut daemon = Daemon {
         sockets: Watched::new(gateway.as_fd().as_raw_fd())?,
@@ -357,18 +368,6 @@ impl Watched {
             Poll::Pending => false,
         }
     }
-}
-
-/// The addresses of this machine: no client reaches them through the gateway.
-fn own_addresses() -> anyhow::Result<Vec<IpAddr>> {
-    let interfaces = nix::ifaddrs::getifaddrs().context("cannot list this machine's addresses")?;
-    Ok(interfaces
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
-        })
-        .collect())
 }
 
 /// Tells the service manager, if there is one.
