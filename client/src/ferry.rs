@@ -178,7 +178,9 @@ impl Ferry {
     ) -> bool {
         let Some(pipe) = self.pipe.as_mut() else { return false };
         let active = now.saturating_duration_since(self.last_byte) < ACTIVE;
-        if self.phase == Phase::Waiting || !(active || pipe.sender.in_flight() > 0) {
+        // While the gateway dials there is nothing to repeat but the request itself, which must not
+        // be: the stream that carries it recovers by itself.
+        if self.phase != Phase::Open || !(active || pipe.sender.in_flight() > 0) {
             return false;
         }
         let Some(stream) = endpoint.open(connection) else { return false };
