@@ -42,6 +42,7 @@ suite! {
     a_captive_network_never_carries_anything,
     an_outage_of_every_link_is_survived,
     an_outage_no_interface_shows_is_survived,
+    connections_that_have_just_opened_survive_an_outage,
     both_links_may_flap,
     a_person_decides_and_gives_the_choice_back,
     the_preferred_link_carries_while_it_works,

@@ -23,8 +23,8 @@ pub(crate) fn an_outage_of_every_link_is_survived() -> Result<()> {
     for link in LINKS {
         stage.world.link(link).up()?;
     }
-    ride.goes_on_after(Moment::now())?;
-    ride.tell_gaps("every link down", Moment(back.0 - 60_000_000))?;
+    stage.goes_on_after(&mut ride, Moment::now())?;
+    ride.tell_gaps("every link down", back)?;
     tell(&format!("every link down: moving within {:.1?}", Moment::now().since(back)));
     stage.until("a link carries", |stage| is_carrying(stage))?;
     ensure!(stage.client.status(&stage.world)?["session"] == session, "another session");
@@ -32,8 +32,19 @@ pub(crate) fn an_outage_of_every_link_is_survived() -> Result<()> {
 }
 
 pub(crate) fn an_outage_no_interface_shows_is_survived() -> Result<()> {
-    let mut stage = Stage::raise()?;
-    let mut ride = Ride::begin(&stage.world, ORIGIN_V4)?;
+    let stage = Stage::raise()?;
+    let ride = Ride::begin(&stage.world, ORIGIN_V4)?;
+    fall_silent(stage, ride)
+}
+
+pub(crate) fn connections_that_have_just_opened_survive_an_outage() -> Result<()> {
+    let stage = Stage::raise()?;
+    let ride = Ride::open(&stage.world, ORIGIN_V4)?;
+    fall_silent(stage, ride)
+}
+
+/// Every network swallows everything; the one that did not carry comes back alone.
+fn fall_silent(mut stage: Stage, mut ride: Ride) -> Result<()> {
     for link in LINKS {
         stage.world.link(link).black_hole(&BOTH);
     }
@@ -42,9 +53,8 @@ pub(crate) fn an_outage_no_interface_shows_is_survived() -> Result<()> {
         stage.swallows(link, &BOTH[..1])?;
     }
     let back = Moment::now();
-    // The one that did not carry comes back alone.
     stage.world.link("cell0").heal();
-    ride.goes_on_after(back)?;
+    stage.goes_on_after(&mut ride, back)?;
     tell(&format!("every link silent: moving within {:.1?}", Moment::now().since(back)));
     stage.until_active("cell0")?;
     stage.carries(&mut ride, "cell0")?;
@@ -72,7 +82,6 @@ fn is_carrying(stage: &Stage) -> Result<bool> {
 pub(crate) fn both_links_may_flap() -> Result<()> {
     let mut stage = Stage::raise()?;
     let mut ride = Ride::begin(&stage.world, ORIGIN_V4)?;
-    let since = Moment::now();
     let mut lost = 0;
     for round in 0..6_u64 {
         for link in LINKS {
@@ -85,7 +94,7 @@ pub(crate) fn both_links_may_flap() -> Result<()> {
         }
     }
     ensure!(lost == 12, "only {lost} of 12 losses happened");
-    ride.goes_on_after(Moment::now())?;
+    stage.goes_on_after(&mut ride, Moment::now())?;
     for link in LINKS.repeat(4) {
         stage.world.link(link).black_hole(&BOTH);
         std::thread::sleep(Duration::from_millis(400));
@@ -94,10 +103,9 @@ pub(crate) fn both_links_may_flap() -> Result<()> {
     }
     let swallowed = stage.world.link("wifi0").count_one(BOTH[0]).swallowed;
     ensure!(swallowed > 0, "no black hole ever swallowed anything");
-    ride.goes_on_after(Moment::now())?;
+    stage.goes_on_after(&mut ride, Moment::now())?;
     stage.until("a link carries", |stage| is_carrying(stage))?;
-    ride.tell_gaps("both flap", since)?;
-    let steps = stage.new_steps()?;
+    let steps = stage.catch_up()?;
     ensure!(!steps.is_empty(), "the traffic never moved");
     tell(&format!("{} moves", steps.len()));
     stage.end(ride)

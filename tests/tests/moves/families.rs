@@ -7,13 +7,12 @@ use whimbrel_tests::daemon::edit;
 use whimbrel_tests::lab::{GATEWAY_V4, GATEWAY_V6, ORIGIN_V4, ORIGIN_V6, World};
 use whimbrel_tests::traffic::Moment;
 
+use crate::lost::LOST;
 use crate::ride::Ride;
 use crate::stage::{Stage, layout, path_of};
 
 /// What the gateway is called in the laptop's table of hosts.
 const NAME: &str = "gateway.lab.example";
-
-const DOWN: [&str; 2] = ["link-down", "address-removed"];
 
 pub(crate) fn a_gateway_may_have_an_ipv6_address() -> Result<()> {
     let mut stage = Stage::open(layout(), GATEWAY_V6.into(), |_| {}, |_| Ok(()))?;
@@ -24,7 +23,7 @@ pub(crate) fn a_gateway_may_have_an_ipv6_address() -> Result<()> {
     let since = Moment::now();
     stage.world.link("wifi0").down()?;
     ensure!(!stage.has_default_route("wifi0")?, "Wi-Fi was not lost");
-    stage.moved(&mut ride, since, ("wifi0", "cell0"), &DOWN)?;
+    stage.moved(&mut ride, since, ("wifi0", "cell0"), &LOST)?;
     stage.end(ride)
 }
 
@@ -46,7 +45,7 @@ pub(crate) fn a_move_may_change_the_address_family() -> Result<()> {
     let since = Moment::now();
     stage.world.link("wifi0").down()?;
     ensure!(!stage.has_default_route("wifi0")?, "IPv4 was not lost");
-    stage.moved(&mut ride, since, ("wifi0", "cell0"), &DOWN)?;
+    stage.moved(&mut ride, since, ("wifi0", "cell0"), &LOST)?;
     let since = Moment::now();
     stage.world.link("wifi0").up()?;
     stage.moved(&mut ride, since, ("cell0", "wifi0"), &["return", "preferred"])?;
@@ -59,9 +58,9 @@ fn name_the_gateway(world: &World) -> Result<()> {
     let table = world.folder().join("hosts");
     std::fs::write(&table, format!("{GATEWAY_V4} {NAME}\n{GATEWAY_V6} {NAME}\n"))?;
     let table = CString::new(table.as_os_str().as_bytes())?;
-    let mounted = world.host("laptop").run(move |_| {
-        rustix::mount::mount_bind(table.as_c_str(), c"/etc/hosts")
-    });
+    let mounted = world
+        .host("laptop")
+        .run(move |_| rustix::mount::mount_bind(table.as_c_str(), c"/etc/hosts"));
     mounted.context("giving the laptop a table of hosts of its own")?;
     // The configuration must be one the daemon accepts.
     edit(&world.client_config("laptop"), |_| {})

@@ -19,7 +19,6 @@ pub(crate) struct Ride {
 struct Runner {
     name: &'static str,
     program: Program,
-    opened: bool,
     last: Moment,
     bytes: u64,
     gaps: Vec<(Moment, Moment)>,
@@ -28,6 +27,14 @@ struct Runner {
 impl Ride {
     /// Starts both and waits until both move.
     pub(crate) fn begin(world: &World, origin: impl Into<IpAddr>) -> Result<Self> {
+        let mut ride = Self::open(world, origin)?;
+        // Opening is no more than a promise.
+        ride.goes_on_after(Moment::now())?;
+        Ok(ride)
+    }
+
+    /// Starts both and waits until both are open, which is before anything has arrived.
+    pub(crate) fn open(world: &World, origin: impl Into<IpAddr>) -> Result<Self> {
         let origin = origin.into();
         let start = |name, service_port, more: [&str; 2]| -> Result<Runner> {
             let to = service(origin, service_port);
@@ -35,20 +42,22 @@ impl Ride {
             let arguments = [common.as_slice(), &more].concat();
             let program = world.start_program("laptop", name, to, &arguments)?;
             let (last, gaps) = (Moment::now(), Vec::new());
-            Ok(Runner { name, program, opened: false, last, bytes: 0, gaps })
+            Ok(Runner { name, program, last, bytes: 0, gaps })
         };
         let download = start("download", port::SOURCE, ["--rate", RATE])?;
         let ping_pong = start("ping-pong", port::ECHO, ["--every", "10"])?;
-        let mut ride = Self { runners: [download, ping_pong] };
-        ride.goes_on_after(Moment::now())?;
-        Ok(ride)
+        for runner in [&download, &ping_pong] {
+            let open = |event: &Event| matches!(event, Event::Open { .. });
+            runner.program.wait_for(PATIENCE, open).context(runner.name)?;
+        }
+        Ok(Self { runners: [download, ping_pong] })
     }
 
     /// Waits until both have received something that arrived after a moment.
     pub(crate) fn goes_on_after(&mut self, moment: Moment) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         for runner in &mut self.runners {
-            while !(runner.opened && runner.last > moment) {
+            while runner.bytes == 0 || runner.last <= moment {
                 ensure!(
                     Instant::now() < deadline,
                     "{} stands still at {} bytes for {:?}",
@@ -77,16 +86,19 @@ impl Ride {
         Ok(self.runners.iter().all(|runner| Moment::now().since(runner.last) >= time))
     }
 
-    /// Tells the longest gap of each since a moment.
-    pub(crate) fn tell_gaps(&mut self, of: &str, since: Moment) -> Result<()> {
-        // What was in the air when something happened began its gap a little earlier.
-        const EARLIER: u64 = 100_000;
-        let from = since.0.saturating_sub(EARLIER);
+    /// Tells the longest gap of each around a moment.
+    pub(crate) fn tell_gaps(&mut self, of: &str, around: Moment) -> Result<()> {
+        /// What was in the air arrives a little later, and clocks of the wall are coarse.
+        const MARGIN: u64 = 500_000;
         for runner in &mut self.runners {
             runner.listen()?;
-            let gaps = runner.gaps.iter().filter(|(begin, _)| begin.0 >= from);
-            let longest = gaps.map(|(begin, end)| end.since(*begin)).max().unwrap_or_default();
-            tell(&format!("{of}: {} longest gap {longest:.1?}", runner.name));
+            let near = |(begin, end): &&(Moment, Moment)| {
+                end.0 + MARGIN / 5 >= around.0 && begin.0 <= around.0 + MARGIN
+            };
+            let gaps = runner.gaps.iter().filter(near);
+            let longest = gaps.map(|(begin, end)| end.since(*begin)).max();
+            let text = longest.map_or_else(|| "no gap".to_owned(), |gap| format!("gap {gap:.1?}"));
+            tell(&format!("{of}: {} {text}", runner.name));
         }
         Ok(())
     }
@@ -113,7 +125,7 @@ impl Runner {
     fn listen(&mut self) -> Result<()> {
         for event in self.program.reports() {
             match event {
-                Event::Open { at, .. } => (self.opened, self.last) = (true, at),
+                Event::Open { at, .. } => self.last = at,
                 Event::Progress { at, bytes } => (self.last, self.bytes) = (at, bytes),
                 Event::Gap { from, to } => self.gaps.push((from, to)),
                 Event::Ready | Event::Pong { .. } | Event::Closed { .. } => {}
