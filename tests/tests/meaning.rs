@@ -36,6 +36,7 @@ suite! {
     what_ran_before_is_undisturbed_by_start_stop_kill_and_restart,
     nothing_stale_is_left_after_a_kill,
     the_local_network_stays_direct,
+    containers_on_a_bridge_go_direct,
     the_longest_prefix_decides_what_is_captured,
     a_pause_lets_new_connections_go_direct,
     without_a_gateway_new_connections_go_direct_until_it_is_back,

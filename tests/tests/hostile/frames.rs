@@ -1,7 +1,7 @@
 //! A client that proves its key and then breaks every rule, beside an honest one.
 
 use crate::rogue::{Rogue, key};
-use crate::stage::{Footprint, PATIENCE, Stage, no_panics, put};
+use crate::stage::{Footprint, PATIENCE, Stage, no_panics, put, tell};
 use anyhow::{Context, Result, ensure};
 use bytes::{BufMut, BytesMut};
 use std::net::SocketAddr;
@@ -129,7 +129,7 @@ pub(crate) fn lies_about_offsets_end_only_the_flow_they_are_about() -> Result<()
     let mut stage = Stage::raise()?;
     let honest = Honest::begin(&stage)?;
     let mut rogue = Rogue::admitted(&stage.world, "rogue", 1)?;
-    let mut open = |rogue: &mut Rogue, flow| -> Result<Stream> {
+    let open = |rogue: &mut Rogue, flow| -> Result<Stream> {
         let stream = rogue.dial(flow, echo(), PLENTY)?;
         ensure!(matches!(rogue.answer(stream)?, Some(FlowAnswer::Opened { .. })), "flow {flow}");
         Ok(stream)
@@ -176,7 +176,7 @@ pub(crate) fn lies_about_offsets_end_only_the_flow_they_are_about() -> Result<()
         ensure!(flooded < FLOOD, "{flooded} bytes were taken");
         Ok(since.elapsed() > Duration::from_secs(1))
     })?;
-    println!("a flood of {flooded} bytes was taken");
+    tell!("a flood of {flooded} bytes was taken");
     // Another flow of the same client never noticed.
     rogue.write_all(witness, b"still there?")?;
     let mut heard = Vec::new();
@@ -217,7 +217,7 @@ pub(crate) fn resumes_of_nothing_and_in_storms_harm_nobody() -> Result<()> {
     let answer = rogue.answer(last)?;
     ensure!(matches!(answer, Some(FlowAnswer::Resumed { taken: 0, .. })), "{answer:?}");
     // Older epochs are inert, and the flow goes on where it was resumed last.
-    drop(rogue.send_header(&resume(10, 3))?);
+    rogue.send_header(&resume(10, 3))?;
     rogue.write_all(last, b"after the storm")?;
     let mut heard = Vec::new();
     rogue.until("the flow goes on", |rogue| {
@@ -254,7 +254,7 @@ pub(crate) fn streams_without_a_header_are_reset_or_wait() -> Result<()> {
     }
     rogue.linger(Duration::from_millis(200))?;
     let after = Footprint::of(stage.gateway.process())?;
-    println!("{streams} streams with half a header: {before:?}, then {after:?}");
+    tell!("{streams} streams with half a header: {before:?}, then {after:?}");
     ensure!(after.resident < before.resident + (100 << 10), "{before:?}, then {after:?}");
     ensure!(after.descriptors <= before.descriptors, "{before:?}, then {after:?}");
     drop(rogue);
@@ -287,7 +287,7 @@ pub(crate) fn a_client_that_never_reads_holds_no_more_than_its_share() -> Result
         Ok(since.elapsed() > Duration::from_secs(1))
     })?;
     let after = Footprint::of(stage.gateway.process())?;
-    println!("60 flows nobody reads: {before:?}, then {after:?}");
+    tell!("60 flows nobody reads: {before:?}, then {after:?}");
     // Its share, what the engine buffers to send (16 MiB), and what an allocator keeps.
     ensure!(after.resident < before.resident + (160 << 10), "{before:?}, then {after:?}");
     // Beyond the limit of flows nothing is dialled.
@@ -301,7 +301,7 @@ pub(crate) fn a_client_that_never_reads_holds_no_more_than_its_share() -> Result
         refused += 1;
     }
     let status = stage.gateway.status(&stage.world)?;
-    println!("{refused} more were asked for: {status}");
+    tell!("{refused} more were asked for: {status}");
     ensure!(status["flows"].as_u64().is_some_and(|flows| flows <= 403), "{status}");
     drop(rogue);
     honest.prove(&mut stage)
@@ -319,7 +319,7 @@ pub(crate) fn ten_thousand_streams_at_once_harm_nobody() -> Result<()> {
     }
     rogue.linger(Duration::from_millis(300))?;
     let status = stage.gateway.status(&stage.world)?;
-    println!("{opened} streams: {status}");
+    tell!("{opened} streams: {status}");
     ensure!(status["dials"]["denied"] == opened, "{status}");
     ensure!(rogue.lost.is_none(), "{:?}", rogue.lost);
     drop(rogue);
@@ -350,7 +350,7 @@ pub(crate) fn a_stranger_gets_four_kilobytes_and_five_seconds() -> Result<()> {
         }
         Ok(stranger.lost.is_some())
     })?;
-    println!("a stranger sent {sent} bytes");
+    tell!("a stranger sent {sent} bytes");
     ensure!(sent <= 3 * STRANGER_BYTES, "{sent} bytes were taken");
     silent.code_of_the_end().context("the silent stranger")?;
     let stayed = begin.elapsed();

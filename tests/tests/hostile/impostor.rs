@@ -3,12 +3,13 @@
 use crate::frames::noise;
 use crate::rogue::{gateway_key, receive_all, send_all};
 use crate::stage::{
-    PATIENCE, connect, connect_within, expect, expect_reset, no_panics, prepare, until,
+    PATIENCE, connect, connect_within, expect, expect_reset, join, no_panics, prepare, until,
 };
 use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Write};
+use std::collections::btree_map::Entry;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +39,7 @@ mod port {
     pub(super) const RESUMED: u16 = 5;
     /// Never answers.
     pub(super) const SILENCE: u16 = 6;
-    /// Accepts and floods, whatever the credit.
+    /// Accepts and floods, whatever the credit, until the application hangs up.
     pub(super) const FLOOD: u16 = 7;
     /// Says that it never heard of it.
     pub(super) const NEVER_SEEN: u16 = 8;
@@ -49,6 +50,9 @@ mod port {
     /// Answers with noise on the control stream: the whole connection is over.
     pub(super) const CONTROL: u16 = 11;
 }
+
+/// What is read of a flood, in bytes: more than any credit.
+const FLOOD: u64 = 30 << 20;
 
 struct Impostor {
     endpoint: Endpoint,
@@ -81,7 +85,14 @@ impl Impostor {
                 match event {
                     Event::Opened => self.accept(connection),
                     Event::Lost(_) => self.forget(connection),
-                    _ => {}
+                    Event::Connected { .. }
+                    | Event::StreamsAvailable
+                    | Event::Readable(_)
+                    | Event::Writable(_)
+                    | Event::Stopped(..)
+                    | Event::PathOpened(_)
+                    | Event::PathClosed(_)
+                    | Event::PathStatus { .. } => {}
                 }
             }
             self.listen();
@@ -101,10 +112,13 @@ impl Impostor {
 
     fn accept(&mut self, connection: Connection) {
         while let Some(stream) = self.endpoint.accept(connection) {
-            if self.control.contains_key(&connection) {
-                self.headers.insert((connection, stream), BytesMut::new());
-            } else {
-                self.control.insert(connection, ControlStream::new(stream));
+            match self.control.entry(connection) {
+                Entry::Occupied(_) => {
+                    self.headers.insert((connection, stream), BytesMut::new());
+                }
+                Entry::Vacant(first) => {
+                    first.insert(ControlStream::new(stream));
+                }
             }
         }
     }
@@ -135,7 +149,13 @@ impl Impostor {
 
     fn answer(&mut self, connection: Connection, stream: Stream, flow: WireFlow, port: u16) {
         let opened = FlowAnswer::Opened { limit: 1 << 20 };
-        let resumed = FlowAnswer::Resumed { taken: 9, fin_taken: true, offset: 7, limit: 1 << 40 };
+        let resumed = FlowAnswer::Resumed {
+            taken: 9,
+            fin_taken: true,
+            offset: 7,
+            limit: 1 << 40,
+            repeated: 0,
+        };
         let taken = |offset, fin| Taken { flow, offset, limit: 1 << 40, fin };
         match port {
             port::NOISE => {
@@ -161,7 +181,9 @@ impl Impostor {
                 stream,
                 &[0x24, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
             ),
-            port::NOTHING => drop(self.endpoint.finish(connection, stream)),
+            port::NOTHING => {
+                let _ = self.endpoint.finish(connection, stream);
+            }
             port::CONTROL => self.write(connection, Stream::CONTROL, &[0xff; 64]),
             _ => {
                 self.say(connection, stream, opened);
@@ -178,7 +200,7 @@ impl Impostor {
 
     fn write(&mut self, connection: Connection, stream: Stream, bytes: &[u8]) {
         // A client that hung up already needs to hear no more.
-        drop(self.endpoint.write(connection, stream, Bytes::copy_from_slice(bytes)));
+        let _ = self.endpoint.write(connection, stream, Bytes::copy_from_slice(bytes));
     }
 
     fn misbehave(&mut self) {
@@ -222,7 +244,13 @@ pub(crate) fn a_gateway_that_breaks_every_rule_harms_only_its_own_flows() -> Res
         ensure!(error.kind() != ErrorKind::TimedOut, "{port}: nobody told");
         converse(&format!("after {port}"))?;
     }
-    for port in [port::TAKEN, port::END, port::FLOOD] {
+    // A flood goes to its own application alone, for as long as that reads.
+    let mut flood = connect(&world, at(port::FLOOD))?;
+    let drained = std::io::copy(&mut (&mut flood).take(FLOOD), &mut std::io::sink())?;
+    ensure!(drained == FLOOD, "the flood ended after {drained} bytes");
+    converse("during a flood that is not read")?;
+    drop(flood);
+    for port in [port::TAKEN, port::END] {
         let mut stream = connect(&world, at(port)).with_context(|| format!("{port}"))?;
         expect_reset(&mut stream).with_context(|| format!("{port}"))?;
         converse(&format!("after {port}"))?;
@@ -241,6 +269,6 @@ pub(crate) fn a_gateway_that_breaks_every_rule_harms_only_its_own_flows() -> Res
     })?;
     ensure!(client.process().is_running(), "the client ended");
     stop.store(true, Ordering::Relaxed);
-    running.join().expect("the impostor does not panic")?;
+    join(running)?;
     no_panics(&world)
 }

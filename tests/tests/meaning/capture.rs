@@ -1,14 +1,20 @@
 //! What is captured and what is left alone, whatever happens to the daemon.
 
 use crate::stage::{
-    NOWHERE, ORIGIN, PATIENCE, Pair, Stage, accept, connect, connect_within, expect_reset, listen,
-    pair, prepare, put, until,
+    NOWHERE, ORIGIN, PATIENCE, Pair, Stage, accept, connect, connect_within, expect_reset, join,
+    listen, pair, prepare, until,
 };
 use anyhow::{Context, Result, ensure};
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::rule::RuleMessage;
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::process::Signal;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 use whimbrel_tests::daemon::{Daemon, edit, set};
 use whimbrel_tests::lab::{
@@ -279,4 +285,104 @@ pub(crate) fn a_pause_lets_new_connections_go_direct() -> Result<()> {
     carried.converse()?;
     drop(carried);
     stage.quiet()
+}
+
+/// A bridge of the laptop and a container behind it.
+const BRIDGE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(172, 18, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfd18, 0, 0, 0, 0, 0, 0, 1)),
+];
+const CONTAINER: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(172, 18, 0, 2)),
+    IpAddr::V6(Ipv6Addr::new(0xfd18, 0, 0, 0, 0, 0, 0, 2)),
+];
+
+pub(crate) fn containers_on_a_bridge_go_direct() -> Result<()> {
+    let layout = Layout::standard().with_host(HostLayout { name: "box".into(), links: vec![] });
+    let mut stage = Stage::raise_with(layout, |_| {}, |_| {})?;
+    build_bridge(&stage.world)?;
+    for origin in ORIGIN {
+        let listener = listen(stage.world.host("origin"))?;
+        let to = SocketAddr::new(origin, listener.local_addr()?.port());
+        let app = connect_within(stage.world.host("box"), to, PATIENCE)
+            .with_context(|| format!("from the container to {to}"))?;
+        let (server, peer) = accept(&listener)?;
+        let mut pair = Pair { app, server, peer };
+        ensure!(!pair.captured(), "a container's connection was captured");
+        pair.converse()?;
+    }
+    ensure_new(&stage.world, true, "the laptop's own connections")?;
+    stage.quiet()
+}
+
+/// Joins the container to a bridge of the laptop, which forwards.
+fn build_bridge(world: &World) -> Result<()> {
+    let inside = world.host("box").run(|_| File::open("/proc/thread-self/ns/net"))?;
+    let laptop = world.host("laptop").thread(move || {
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+        fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
+        with_netlink(async |handle| {
+            handle.link().add(LinkBridge::new("br0").build()).execute().await?;
+            handle.link().add(LinkVeth::new("veth0", "eth0").build()).execute().await?;
+            let moved = LinkUnspec::new_with_name("eth0")
+                .append_extra_attribute(LinkAttribute::NetNsFd(inside.as_raw_fd()))
+                .build();
+            handle.link().set(moved).execute().await?;
+            let bridge = index(&handle, "br0").await?;
+            let port = LinkUnspec::new_with_name("veth0").controller(bridge).up().build();
+            handle.link().set(port).execute().await?;
+            begin(&handle, "br0", BRIDGE).await
+        })
+    });
+    join(laptop).context("building the bridge")?;
+    let container = world.host("box").thread(|| {
+        with_netlink(async |handle| {
+            begin(&handle, "eth0", CONTAINER).await?;
+            let index = index(&handle, "eth0").await?;
+            for router in BRIDGE {
+                let route = match router {
+                    IpAddr::V4(router) => RouteMessageBuilder::<Ipv4Addr>::new()
+                        .gateway(router)
+                        .output_interface(index)
+                        .build(),
+                    IpAddr::V6(router) => RouteMessageBuilder::<Ipv6Addr>::new()
+                        .gateway(router)
+                        .output_interface(index)
+                        .build(),
+                };
+                handle.route().add(route).execute().await?;
+            }
+            Ok(())
+        })
+    });
+    join(container).context("starting the container")
+}
+
+fn with_netlink(work: impl AsyncFnOnce(Handle) -> Result<()>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        work(handle).await
+    })
+}
+
+async fn index(handle: &Handle, name: &str) -> Result<u32> {
+    let found = handle.link().get().match_name(name.to_owned()).execute();
+    let found = std::pin::pin!(found).try_next().await?;
+    Ok(found.with_context(|| format!("there is no {name}"))?.header.index)
+}
+
+/// Brings an interface up with its addresses, which are good at once.
+async fn begin(handle: &Handle, name: &str, addresses: [IpAddr; 2]) -> Result<()> {
+    let index = index(handle, name).await?;
+    handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await?;
+    for address in addresses {
+        let prefix = if address.is_ipv4() { 24 } else { 64 };
+        let mut request = handle.address().add(index, address, prefix);
+        let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+        request.message_mut().attributes.push(flags);
+        request.execute().await?;
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::stage::{
     Footprint, NOWHERE, ORIGIN, PATIENCE, Pair, Stage, connect, connect_within, expect, expect_end,
-    expect_reset, listen, put, receive, reset, send,
+    expect_reset, join, listen, put, receive, reset, send, tell,
 };
 use anyhow::{Context, Result, ensure};
 use std::io::{ErrorKind, Read, Write};
@@ -110,7 +110,7 @@ fn half_close(first: &mut TcpStream, second: &mut TcpStream) -> Result<()> {
     let mut writer = second.try_clone()?;
     let sending = std::thread::spawn(move || send(&mut writer, 7, 0, AFTER));
     receive(first, 7, 0, AFTER)?;
-    sending.join().expect("sending does not panic")?;
+    join(sending)?;
     second.shutdown(Shutdown::Write)?;
     expect_end(first)
 }
@@ -154,7 +154,7 @@ fn break_off(mut resetter: TcpStream, mut other: TcpStream, resetter_writes: boo
         let sending = std::thread::spawn(move || send(&mut writer, 1, 0, BULK));
         receive(&mut other, 1, 0, 2 << 20)?;
         reset_shared(&resetter)?;
-        let outcome = sending.join().expect("sending does not panic");
+        let outcome = join(sending);
         ensure!(outcome.is_err(), "the resetting side could go on");
         let more = expect_reset(&mut other)?;
         ensure!(more < BULK, "everything arrived in spite of the reset");
@@ -163,7 +163,7 @@ fn break_off(mut resetter: TcpStream, mut other: TcpStream, resetter_writes: boo
     let sending = std::thread::spawn(move || send(&mut other, 1, 0, BULK));
     receive(&mut resetter, 1, 0, 2 << 20)?;
     reset(resetter)?;
-    let error = sending.join().expect("sending does not panic").err();
+    let error = join(sending).err();
     let kind = error.context("the writer was never told")?.kind();
     ensure!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{kind:?}");
     Ok(())
@@ -195,7 +195,7 @@ pub(crate) fn both_ends_can_close_at_once() -> Result<()> {
         app.shutdown(Shutdown::Write)?;
         expect(&mut app, b"bye")?;
         expect_end(&mut app)?;
-        other.join().expect("closing does not panic").context("the server's end")?;
+        join(other).context("the server's end")?;
     }
     stage.quiet()
 }
@@ -218,7 +218,7 @@ pub(crate) fn single_bytes_go_there_and_back() -> Result<()> {
         }
         app.shutdown(Shutdown::Write)?;
         expect_end(&mut app)?;
-        echo.join().expect("an echo does not panic")?;
+        join(echo)?;
     }
     stage.quiet()
 }
@@ -247,7 +247,7 @@ pub(crate) fn short_connections_in_a_row_leak_nothing() -> Result<()> {
     let status = stage.gateway.status(&stage.world)?;
     ensure!(status["dials"]["connected"] == count + 500, "{status}");
     let after = [Footprint::of(stage.client.process())?, Footprint::of(stage.gateway.process())?];
-    println!("after {count} connections: {before:?}, then {after:?}");
+    tell!("after {count} connections: {before:?}, then {after:?}");
     for (before, after) in before.iter().zip(&after) {
         ensure!(after.descriptors <= before.descriptors, "{before:?}, then {after:?}");
         ensure!(after.resident < before.resident + GROWTH, "{before:?}, then {after:?}");
@@ -285,7 +285,7 @@ fn run_short(stage: &Stage, port: u16, count: u64) -> Result<()> {
     };
     let laptop = stage.world.host("laptop");
     let workers: Vec<_> = (0..WORKERS).map(|worker| laptop.thread(work(worker))).collect();
-    workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
+    workers.into_iter().try_for_each(join)
 }
 
 /// Most end in an orderly way, some with a reset.

@@ -1,7 +1,8 @@
 //! The gateway is out of reach, the daemon stops, the gateway's owner changes his mind.
 
 use crate::stage::{
-    ORIGIN, PATIENCE, Pair, Stage, connect, expect_reset, log_of, pair, prepare, put, until,
+    ORIGIN, PATIENCE, Pair, Stage, connect, expect_reset, join, log_of, pair, prepare, put, tell,
+    until,
 };
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
@@ -95,7 +96,7 @@ pub(crate) fn a_connection_waits_for_a_gateway_that_comes_soon() -> Result<()> {
         world.host("laptop").thread(move || std::net::TcpStream::connect_timeout(&to, PATIENCE));
     client.wait_until(&world, "holds it", |status| status["flows"]["held"] == 1)?;
     let _gateway = world.start_gateway()?;
-    let stream = attempt.join().expect("connecting does not panic");
+    let stream = join(attempt);
     let mut stream = stream.context("the connection did not wait")?;
     std::io::Write::write_all(&mut stream, b"hello")?;
     crate::stage::expect(&mut stream, b"hello")
@@ -143,7 +144,7 @@ pub(crate) fn a_revoked_client_is_cut_off_at_once() -> Result<()> {
         pairs.push(pair);
     }
     let said = stage.gateway.command(&stage.world, &["revoke", "laptop"])?;
-    println!("{said}");
+    tell!("{said}");
     for Pair { mut app, mut server, .. } in pairs {
         expect_reset(&mut app).context("the application")?;
         expect_reset(&mut server).context("the destination")?;

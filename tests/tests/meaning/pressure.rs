@@ -1,8 +1,8 @@
 //! A reader that stops reading stops its writer, and nothing else.
 
 use crate::stage::{
-    Footprint, ORIGIN, PATIENCE, Pair, Stage, expect_end, no_panics, receive, send,
-    send_until_blocked,
+    Footprint, ORIGIN, PATIENCE, Pair, Stage, expect_end, join, no_panics, receive, send,
+    send_until_blocked, tell,
 };
 use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
@@ -57,11 +57,11 @@ fn paused_readers(
     }
     stop_writers(&mut flows)?;
     let among = bulk(&stage, program, service_port)?;
-    println!("{program}: {alone:?} alone, {among:?} among {PAUSED} paused readers");
+    tell!("{program}: {alone:?} alone, {among:?} among {PAUSED} paused readers");
     let held: u64 = flows.iter().map(|flow| flow.sent).sum();
     let footprints =
         [Footprint::of(stage.client.process())?, Footprint::of(stage.gateway.process())?];
-    println!("{held} bytes on their way, {footprints:?}");
+    tell!("{held} bytes on their way, {footprints:?}");
     let more = stop_writers(&mut flows)?;
     ensure!(more < SEEPAGE * PAUSED as u64, "the writers went on for {more} bytes");
     for mut flow in flows {
@@ -140,7 +140,7 @@ pub(crate) fn a_slow_reader_of_small_writes_stalls_alone() -> Result<()> {
             });
             std::thread::sleep(SMALL_PAUSE);
             receive(&mut reader, 3, 0, 200)?;
-            let sent = sending.join().expect("sending does not panic")?;
+            let sent = join(sending)?;
             receive(&mut reader, 3, 200, sent)?;
             expect_end(&mut reader)
         })?;
@@ -162,7 +162,7 @@ pub(crate) fn a_slow_reader_of_bulk_stalls_alone() -> Result<()> {
             receive(&mut reader, 4, 0, BULK / 4)?;
             std::thread::sleep(BULK_PAUSE);
             receive(&mut reader, 4, BULK / 4, BULK)?;
-            sending.join().expect("sending does not panic")?;
+            join(sending)?;
             expect_end(&mut reader)
         })?;
     }

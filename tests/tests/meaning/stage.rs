@@ -10,6 +10,8 @@ use serde_json::Value;
 use socket2::SockRef;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use whimbrel_tests::daemon::{Daemon, edit};
 use whimbrel_tests::lab::{
@@ -167,7 +169,7 @@ pub(crate) fn connect_within(
     patience: Duration,
 ) -> io::Result<TcpStream> {
     let attempt = host.thread(move || TcpStream::connect_timeout(&to, patience));
-    let stream = attempt.join().expect("connecting does not panic")?;
+    let stream = join(attempt)?;
     patient(&stream)?;
     Ok(stream)
 }
@@ -277,6 +279,25 @@ pub(crate) fn receive(stream: &mut TcpStream, number: u64, from: u64, to: u64) -
     }
     Ok(())
 }
+
+/// What a thread of a test returns.
+pub(crate) fn join<T>(thread: JoinHandle<T>) -> T {
+    thread.join().expect("threads of the tests do not panic")
+}
+
+/// What a hook and a test share.
+pub(crate) fn held<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says what was measured, to those who asked for output.
+macro_rules! tell {
+    ($($what:tt)*) => {
+        // Nobody may be listening.
+        drop(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($what)*))))
+    };
+}
+pub(crate) use tell;
 
 /// Waits until something is true.
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
