@@ -23,18 +23,9 @@ use whimbrel_common::wire::{Control, Denial, SessionId, Taken, VERSION};
 
 use crate::uplinks::{SendFailed, Uplinks, stand_in};
 
-/// A second attempt, over another link or to another address, starts this long after the first:
-/// the connection attempt delay of RFC 8305 §8.
-const STAGGER: Duration = Duration::from_millis(250);
+mod search;
 
-/// An attempt without an answer is given up after this long; another follows.
-const ATTEMPT: Duration = Duration::from_secs(4);
-
-/// Between failed rounds, doubling up to the second; a link that comes up cuts it short.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-
-/// A gateway that refused us is asked again this rarely: only its owner can change its mind.
-const PAUSE_AFTER_DENIAL: Duration = Duration::from_secs(30);
+use search::Search;
 
 /// Paths are judged at most this often while traffic flows: a tenth of the shortest silence that
 /// matters.
@@ -97,14 +88,6 @@ pub(crate) struct LinkView {
     pub(crate) rx_bytes: u64,
 }
 
-/// One try to reach the gateway.
-#[derive(Debug)]
-struct Attempt {
-    connection: Connection,
-    link: PathKey,
-    until: Instant,
-}
-
 /// What is known of a link beyond its sockets.
 #[derive(Debug, Clone)]
 struct Described {
@@ -148,10 +131,7 @@ pub(crate) struct Tunnel {
     links: BTreeMap<PathKey, Described>,
     /// The interface name of every link there ever was.
     names: BTreeMap<PathKey, String>,
-    attempts: Vec<Attempt>,
-    tried: BTreeMap<(PathKey, SocketAddr), Instant>,
-    next_attempt: Option<Instant>,
-    pause: Duration,
+    search: Search,
     live: Option<Live>,
     news: VecDeque<News>,
     pub(crate) last_failure: Option<String>,
@@ -168,10 +148,7 @@ impl Tunnel {
             gateway: Vec::new(),
             links: BTreeMap::new(),
             names: BTreeMap::new(),
-            attempts: Vec::new(),
-            tried: BTreeMap::new(),
-            next_attempt: None,
-            pause: PAUSE.0,
+            search: Search::new(),
             live: None,
             news: VecDeque::new(),
             last_failure: None,
@@ -182,7 +159,7 @@ impl Tunnel {
     pub(crate) fn set_gateway(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
         if addresses != self.gateway {
             self.gateway = addresses;
-            self.hurry(now);
+            self.search.hurry(now);
         }
     }
 
@@ -203,7 +180,7 @@ impl Tunnel {
             let input = Input::LinkUp { path: link, name, rank, metered, cold: false };
             live.paths.handle(input, now);
         } else {
-            self.hurry(now);
+            self.search.hurry(now);
         }
     }
 
@@ -221,7 +198,7 @@ impl Tunnel {
         if let Some(live) = self.live.as_mut() {
             live.paths.handle(Input::Woke, now);
         } else {
-            self.hurry(now);
+            self.search.hurry(now);
         }
     }
 
@@ -240,11 +217,6 @@ impl Tunnel {
         if let Some(live) = self.live.as_mut() {
             live.paths.handle(Input::Activity, now);
         }
-    }
-
-    fn hurry(&mut self, now: Instant) {
-        self.pause = PAUSE.0;
-        self.next_attempt = Some(now);
     }
 
     /// The connection flows use, once the session is attached.
@@ -296,11 +268,7 @@ impl Tunnel {
 
     /// The link that datagrams which name none leave by.
     pub(crate) fn fallback(&self, transmit: &Transmit) -> Option<PathKey> {
-        let connection = transmit.connection?;
-        self.attempts
-            .iter()
-            .find(|attempt| attempt.connection == connection)
-            .map(|attempt| attempt.link)
+        self.search.link_of(transmit.connection?)
     }
 
     /// The kernel refused to send on a link.
@@ -320,8 +288,8 @@ impl Tunnel {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let paths = self.live.as_ref().and_then(|live| live.paths.poll_timeout());
         let again = self.live.as_ref().and_then(|live| live.again.values().min().copied());
-        let attempts = self.attempts.iter().map(|attempt| attempt.until).min();
-        let next = if self.live.is_none() && self.can_connect() { self.next_attempt } else { None };
+        let attempts = self.search.deadline();
+        let next = self.search.next().filter(|_| self.live.is_none() && self.can_connect());
         [self.endpoint.poll_timeout(), paths, again, attempts, next].into_iter().flatten().min()
     }
 
@@ -371,24 +339,21 @@ impl Tunnel {
     }
 
     fn handle_attempt(&mut self, connection: Connection, event: &Event, now: Instant) {
-        let Some(at) = self.attempts.iter().position(|try_| try_.connection == connection) else {
-            return;
-        };
         match event {
             Event::Connected { remote, .. } => {
-                let winner = self.attempts.swap_remove(at);
+                let Some(winner) = self.search.remove(connection) else { return };
                 debug!(gateway = %remote, "Connected");
                 info!(link = self.uplinks.name(winner.link), "Connected");
-                for loser in std::mem::take(&mut self.attempts) {
+                for loser in self.search.remove_all() {
                     self.endpoint.close(loser.connection, 0, "another link was faster", now);
                 }
                 self.greet(connection, winner.link, now);
             }
             Event::Lost(reason) => {
-                let lost = self.attempts.swap_remove(at);
+                let Some(lost) = self.search.remove(connection) else { return };
                 self.fail(&describe(reason), self.uplinks.name(lost.link).map(str::to_owned));
                 if denied(reason) {
-                    self.next_attempt = Some(now + PAUSE_AFTER_DENIAL);
+                    self.search.rest(now);
                 }
             }
             Event::Opened
@@ -449,10 +414,9 @@ impl Tunnel {
             self.news.push_back(News::Detached { reason: words.clone() });
         }
         self.fail(&words, None);
-        self.tried.clear();
-        self.hurry(now);
+        self.search.start_over(now);
         if denied(reason) {
-            self.next_attempt = Some(now + PAUSE_AFTER_DENIAL);
+            self.search.rest(now);
         }
     }
 
@@ -461,51 +425,33 @@ impl Tunnel {
         if let Some(live) = self.live.take() {
             self.endpoint.close(live.connection, 0, "the client stops", now);
         }
-        for attempt in std::mem::take(&mut self.attempts) {
+        for attempt in self.search.remove_all() {
             self.endpoint.close(attempt.connection, 0, "the client stops", now);
         }
     }
 
     fn give_up_attempts(&mut self, now: Instant) {
-        let (over, going) = std::mem::take(&mut self.attempts)
-            .into_iter()
-            .partition(|attempt: &Attempt| attempt.until <= now);
-        self.attempts = going;
-        let over: Vec<Attempt> = over;
-        for attempt in over {
+        for attempt in self.search.remove_expired(now) {
             let link = self.uplinks.name(attempt.link).map(str::to_owned);
             self.endpoint.close(attempt.connection, 0, "no answer", now);
             self.fail("the gateway does not answer", link);
         }
     }
 
-    /// Starts the next attempt: the best link and address that was not tried for longest.
+    /// Starts the next attempt, if it is time.
     fn try_next(&mut self, now: Instant) {
         if self.live.is_some() || !self.can_connect() {
             return;
         }
-        if self.next_attempt.is_none_or(|at| at > now) {
-            return;
-        }
-        let busy: Vec<(PathKey, SocketAddr)> = self.tried.keys().copied().collect();
         let candidates = self.candidates();
-        let fresh = candidates.iter().find(|candidate| !busy.contains(candidate)).copied();
-        let Some((link, remote)) = fresh else {
-            // Everything was tried in this round.
-            self.tried.clear();
-            self.next_attempt = Some(now + self.pause);
-            self.pause = (self.pause * 2).min(PAUSE.1);
-            if candidates.is_empty() {
-                self.fail("no link reaches the gateway's address family", None);
-            }
-            return;
-        };
-        self.tried.insert((link, remote), now);
-        self.next_attempt = Some(now + STAGGER);
+        if candidates.is_empty() {
+            self.fail("no link reaches the gateway's address family", None);
+        }
+        let Some((link, remote)) = self.search.choose(&candidates, now) else { return };
         match self.endpoint.connect(remote, now) {
             Ok(connection) => {
                 debug!(link = self.uplinks.name(link), %remote, "Connecting");
-                self.attempts.push(Attempt { connection, link, until: now + ATTEMPT });
+                self.search.add(connection, link, now);
             }
             Err(error) => self.fail(&error.to_string(), None),
         }
@@ -550,7 +496,6 @@ impl Tunnel {
                 live.session = Some(session);
                 live.attached = true;
                 self.last_failure = None;
-                self.pause = PAUSE.0;
                 self.news.push_back(News::Attached);
             }
             Control::Taken(entries) => self.news.push_back(News::Taken(entries)),
@@ -719,7 +664,7 @@ impl Tunnel {
                 .iter()
                 .map(|(key, link)| {
                     let (tx_bytes, rx_bytes) = traffic(&self.uplinks, *key);
-                    let trying = self.attempts.iter().any(|attempt| attempt.link == *key);
+                    let trying = self.search.uses(*key);
                     LinkView {
                         link: link.name.clone(),
                         state: if trying { State::Probing } else { State::Absent },
