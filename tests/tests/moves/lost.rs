@@ -6,7 +6,7 @@ use whimbrel_tests::lab::{GATEWAY_V4, Link, ORIGIN_V4};
 use whimbrel_tests::traffic::{Moment, port, service};
 
 use crate::ride::Ride;
-use crate::stage::{CELL_DELAY, PATIENCE, Stage, Step, layout, path_of, state_of, tell};
+use crate::stage::{CELL_DELAY, PATIENCE, Stage, Step, layout, path_of, state_of, tell, unplug};
 
 /// Why a link is left that the host has lost: whichever news comes first.
 pub(crate) const LOST: [&str; 3] = ["link-down", "address-removed", "send-error"];
@@ -20,7 +20,7 @@ pub(crate) fn a_link_without_an_address_is_left() -> Result<()> {
 }
 
 pub(crate) fn a_link_that_disappears_is_left() -> Result<()> {
-    leave_and_return(|link| link.unplug())
+    leave_and_return(unplug)
 }
 
 /// Wi-Fi is lost in some way, comes back and carries again, because the kernel prefers it.
@@ -47,8 +47,8 @@ fn leave_and_return(lose: impl Fn(&Link<'_>) -> Result<()>) -> Result<()> {
 }
 
 pub(crate) fn a_link_that_appears_later_takes_over_when_the_first_dies() -> Result<()> {
-    let unplug = |world: &whimbrel_tests::lab::World| world.link("cell0").unplug();
-    let mut stage = Stage::open(layout(), GATEWAY_V4.into(), |_| {}, unplug)?;
+    let without = |world: &whimbrel_tests::lab::World| unplug(&world.link("cell0"));
+    let mut stage = Stage::open(layout(), GATEWAY_V4.into(), |_| {}, without)?;
     stage.until_active("wifi0")?;
     let paths = stage.paths()?;
     ensure!(path_of(&paths, "cell0").is_null(), "cellular is there already: {paths}");
@@ -75,8 +75,8 @@ pub(crate) fn a_new_path_starts_with_measures_of_its_own() -> Result<()> {
         let shape = Shape { mtu: Some(NARROW), ..Shape::line(CELL_DELAY, 30) };
         (link.up, link.down) = (shape, shape);
     });
-    let unplug = |world: &whimbrel_tests::lab::World| world.link("cell0").unplug();
-    let mut stage = Stage::open(layout, GATEWAY_V4.into(), |_| {}, unplug)?;
+    let without = |world: &whimbrel_tests::lab::World| unplug(&world.link("cell0"));
+    let mut stage = Stage::open(layout, GATEWAY_V4.into(), |_| {}, without)?;
     stage.until_active("wifi0")?;
     let to = service(ORIGIN_V4, port::SINK);
     let bulk = ["--bytes", "8000000"];

@@ -1,6 +1,6 @@
 //! Networks that fail behind the host's back.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use whimbrel_tests::lab::{BOTH, GATEWAY_V4, ORIGIN_V4, REFERENCE_V4, World};
 use whimbrel_tests::traffic::Moment;
 
 use crate::ride::Ride;
-use crate::stage::{PATIENCE, Stage, layout, state_of, tell};
+use crate::stage::{PATIENCE, Stage, layout, state_of, tell, unplug};
 
 /// The address Wi-Fi's translator has.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -127,7 +127,7 @@ fn note_sources(sources: Arc<Mutex<BTreeSet<SocketAddr>>>) -> Hook {
 pub(crate) fn a_captive_network_never_carries_anything() -> Result<()> {
     let before = |world: &World| {
         world.link("wifi0").captive(true);
-        world.link("wifi0").unplug()
+        unplug(&world.link("wifi0"))
     };
     let mut stage = Stage::open(layout(), GATEWAY_V4.into(), |_| {}, before)?;
     stage.until_active("cell0")?;
@@ -183,7 +183,8 @@ fn answers_itself(world: &World) -> Result<()> {
         stream.read_to_string(&mut page)?;
         Ok(page)
     });
-    let page = asked.join().expect("asking does not panic").context("the network is silent")?;
+    let page =
+        asked.join().map_err(|_| anyhow!("asking panicked"))?.context("the network is silent")?;
     ensure!(page.contains("portal.example"), "not the sign-in page: {page:?}");
     Ok(())
 }

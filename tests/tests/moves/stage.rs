@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use toml::Table;
 use whimbrel_tests::daemon::{Daemon, edit};
 use whimbrel_tests::internet::{Direction, Shape};
-use whimbrel_tests::lab::{BOTH, GATEWAY_V4, GATEWAY_V6, Layout, World};
+use whimbrel_tests::lab::{BOTH, GATEWAY_V4, GATEWAY_V6, Layout, Link, World};
 use whimbrel_tests::traffic::{Moment, Program};
 
 use crate::ride::Ride;
@@ -26,9 +26,6 @@ pub(crate) const WIFI_DELAY: Duration = Duration::from_millis(10);
 
 /// The one-way delay of cellular.
 pub(crate) const CELL_DELAY: Duration = Duration::from_millis(30);
-
-/// The routing table the kernel keeps for the host's own addresses.
-const LOCAL_TABLE: u32 = 255;
 
 /// Both daemons in the lab. Fields drop in this order: daemons before their world.
 pub(crate) struct Stage {
@@ -154,9 +151,10 @@ impl Stage {
     pub(crate) fn catch_up(&mut self) -> Result<Vec<Step>> {
         let (mut steps, mut last) = (Vec::new(), Value::Null);
         self.until("every move is told", |stage| {
+            // In this order: `status` is then at least as new.
+            steps.extend(stage.new_steps()?);
             let status = stage.client.status(&stage.world)?;
             last = status["last_move"].clone();
-            steps.extend(stage.new_steps()?);
             Ok(status["moves"] == stage.told)
         })?;
         for step in &steps {
@@ -328,6 +326,12 @@ fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// Pulls a link's device out. It goes with its last descriptor, maybe while it is being deleted;
+/// then the second attempt finds it gone.
+pub(crate) fn unplug(link: &Link<'_>) -> Result<()> {
+    link.unplug().or_else(|_| link.unplug())
+}
+
 /// How long an outage lasts.
 pub(crate) fn outage() -> Duration {
     let full = std::env::var_os("WHIMBREL_FULL").is_some_and(|value| value == "1");
@@ -350,21 +354,10 @@ pub(crate) fn list(
 }
 
 fn is_host_route(route: &RouteMessage) -> bool {
-    let table = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    if table.unwrap_or_else(|| route.header.table.into()) == LOCAL_TABLE {
-        return false;
+    let to = |address| route.attributes.contains(&RouteAttribute::Destination(address));
+    match route.header.destination_prefix_length {
+        32 => to(RouteAddress::Inet(GATEWAY_V4)),
+        128 => to(RouteAddress::Inet6(GATEWAY_V6)),
+        _ => false,
     }
-    let whole = match route.header.address_family {
-        AddressFamily::Inet => 32,
-        _ => 128,
-    };
-    route.header.destination_prefix_length == whole
-        && route.attributes.iter().any(|attribute| match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => *address == GATEWAY_V4,
-            RouteAttribute::Destination(RouteAddress::Inet6(address)) => *address == GATEWAY_V6,
-            _ => false,
-        })
 }
