@@ -27,11 +27,12 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// A good Wi-Fi.
 const WIFI: (Duration, u64) = (Duration::from_millis(5), 200);
 
-/// A good cellular network.
-const CELL: (Duration, u64) = (Duration::from_millis(20), 100);
+/// A poor cellular network: a link that failed is trusted again only after several
+/// seconds, and whatever is transferred must outlast them.
+const CELL: (Duration, u64) = (Duration::from_millis(20), 30);
 
 /// What must pass over a link before the next move, in bytes.
-const BETWEEN_MOVES: u64 = 10 << 20;
+const BETWEEN_MOVES: u64 = 5 << 20;
 
 /// Where every server is.
 pub(crate) const ORIGIN: Ipv4Addr = ORIGIN_V4;
