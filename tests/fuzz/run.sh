@@ -33,7 +33,7 @@ for target in "$@"; do
     dictionary=dictionaries/$target.dict
     set +e
     SEEDS=$corpus nice -n 19 "target/$host/release/$target" "$corpus" \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 -reload=0 \
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 -len_control=20 -reload=0 \
         -print_final_stats=1 -artifact_prefix="artifacts/$target/" \
         ${dictionary:+$([ -f "$dictionary" ] && printf -- '-dict=%s' "$dictionary")} 2>"$log"
     status=$?

@@ -109,7 +109,7 @@ fn frames() -> Seeds {
     for head in [
         FlowAnswer::Opened { limit: 65_536 },
         FlowAnswer::Refused { reason: wire::RefuseReason::Denied },
-        FlowAnswer::Resumed { taken: 10, fin_taken: false, offset: 3, limit: 99 },
+        FlowAnswer::Resumed { taken: 10, fin_taken: false, offset: 3, limit: 99, repeated: 7 },
         FlowAnswer::NeverSeen,
     ] {
         wire::encode_answer(&head, &mut answer);

@@ -48,7 +48,7 @@ pub(super) struct Connection {
     /// The last ACK of TIME-WAIT is out. smoltcp must not be polled again: at
     /// the end of TIME-WAIT it throws away what was not read.
     resting: bool,
-    /// When the last segment was taken.
+    /// When the last segment before TIME-WAIT was taken.
     heard: Tick,
     /// When to remind the application of what smoltcp forgot.
     remind_at: Option<Instant>,
@@ -382,7 +382,9 @@ impl Connection {
         stack: &mut Stack<'_>,
         sink: &mut dyn PacketSink,
     ) -> Result<(), Panicked> {
-        self.heard = stack.tick;
+        if self.state() != State::TimeWait {
+            self.heard = stack.tick;
+        }
         let (set, tick) = (&mut self.set, stack.tick);
         let mut port =
             Port { inbound: Some(packet), device: self.device, ledger: &mut self.ledger, sink };

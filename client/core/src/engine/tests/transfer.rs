@@ -373,6 +373,8 @@ fn nothing_is_lost_when_the_flush_after_the_last_segment_is_late() {
     world.engine.handle_packet(DEVICE, &last.packet(), world.now);
     assert_eq!(world.engine.flow(flow).unwrap().state, "time-wait");
     world.now += Duration::from_secs(60);
+    let acknowledgment = Raw { flags: ACK, sequence: last.sequence + 101, payload: &[], ..last };
+    world.engine.handle_packet(DEVICE, &acknowledgment.packet(), world.now);
     world.engine.handle_timeout(world.now);
     world.engine.flush(world.now, &mut world.wire);
     assert_eq!(world.read_all(flow), (pattern(100), true));
