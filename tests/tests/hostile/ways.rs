@@ -305,7 +305,8 @@ const FIRST_WINDOW: f64 = 14_720.0;
 pub(crate) fn what_was_measured_on_one_path_says_nothing_about_the_next() -> Result<()> {
     let stage = Stage::raise()?;
     let line = |delay, mtu| Shape { delay: Duration::from_millis(delay), mtu, ..Shape::default() };
-    stage.world.link("wifi0").shape_both(line(5, None));
+    // At 40 Mbit/s and 20 ms of round trip the window holds 100 kB, and more in the queue.
+    stage.world.link("wifi0").shape_both(Shape::line(Duration::from_millis(10), 40));
     let to = service(ORIGIN[0], port::SOURCE);
     let mut bulk =
         stage.world.start_program("laptop", "upload", service(ORIGIN[0], port::SINK), &[])?;
@@ -326,7 +327,7 @@ pub(crate) fn what_was_measured_on_one_path_says_nothing_about_the_next() -> Res
     let cell = path(&stage, "cell0")?;
     tell!("wifi0 {wifi}\ncell0 {cell}");
     ensure!(number(&cell, "cwnd") < 1.5 * FIRST_WINDOW, "the window was inherited");
-    // Its packets take 80 ms; what acknowledges them may come back over wifi0 in 5 ms.
+    // Its packets take 80 ms; what acknowledges them may come back over wifi0 in 10 ms.
     ensure!(number(&cell, "rtt_ms") > 80.0, "the round trip was inherited");
     ensure!(number(&wifi, "mtu") > 1400.0, "wifi0 carries whole packets");
     // 1,320 bytes less the headers of IPv4 and UDP.
