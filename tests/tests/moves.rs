@@ -43,6 +43,7 @@ suite! {
     an_outage_of_every_link_is_survived,
     an_outage_no_interface_shows_is_survived,
     connections_that_have_just_opened_survive_an_outage,
+    a_link_that_is_back_at_once_stands_alone,
     both_links_may_flap,
     a_person_decides_and_gives_the_choice_back,
     the_preferred_link_carries_while_it_works,

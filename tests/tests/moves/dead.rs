@@ -79,6 +79,27 @@ fn is_carrying(stage: &Stage) -> Result<bool> {
     Ok(paths.as_array().into_iter().flatten().any(|path| path["state"] == "active"))
 }
 
+/// What was in flight on a lost link leaves by the other one for a while. That must be over once
+/// the link is back, or both would depend on one network.
+pub(crate) fn a_link_that_is_back_at_once_stands_alone() -> Result<()> {
+    let mut stage = Stage::raise()?;
+    let mut ride = Ride::begin(&stage.world, ORIGIN_V4)?;
+    stage.world.link("wifi0").down()?;
+    ensure!(!stage.has_default_route("wifi0")?, "Wi-Fi was not lost");
+    stage.until_active("cell0")?;
+    std::thread::sleep(Duration::from_millis(100));
+    stage.world.link("wifi0").up()?;
+    std::thread::sleep(Duration::from_millis(50));
+    let since = Moment::now();
+    stage.world.link("cell0").black_hole(&BOTH);
+    stage.swallows("cell0", &BOTH)?;
+    stage.until_active("wifi0")?;
+    stage.carries(&mut ride, "wifi0")?;
+    ride.tell_gaps("cellular silent just after Wi-Fi is back", since)?;
+    stage.catch_up()?;
+    stage.end(ride)
+}
+
 pub(crate) fn both_links_may_flap() -> Result<()> {
     let mut stage = Stage::raise()?;
     let mut ride = Ride::begin(&stage.world, ORIGIN_V4)?;
