@@ -238,14 +238,18 @@ impl Client {
 
     fn detached(&mut self, reason: &str, now: Instant) {
         self.detached_since = Some(now);
-        let flows: Vec<FlowId> = self.ferries.keys().copied().collect();
-        let mut lost = 0;
-        for flow in flows {
-            if self.ferries.get(&flow).is_some_and(|ferry| !ferry.is_waiting()) {
-                lost += 1;
-                self.end(flow, &End::ByGateway, now);
+        let mut lost = Vec::new();
+        for (flow, ferry) in &mut self.ferries {
+            if ferry.dial_again() {
+                self.waiting.insert(*flow);
+            } else {
+                lost.push(*flow);
             }
         }
+        for flow in &lost {
+            self.end(*flow, &End::ByGateway, now);
+        }
+        let lost = lost.len();
         self.streams.clear();
         self.reports = Reports::default();
         self.journal.tell(

@@ -205,7 +205,7 @@ impl Daemon {
         let mut busy = false;
         for link in self.client.tunnel.uplinks.keys() {
             for round in 0..RECEIVE_BATCHES {
-                let batch = match self.client.tunnel.uplinks.receive(link, &mut self.receive, now) {
+                let batch = match self.client.tunnel.uplinks.receive(link, &mut self.receive) {
                     Ok(batch) => batch,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => {

@@ -163,6 +163,16 @@ impl Ferry {
         true
     }
 
+    /// The session is gone. Whether the flow can be dialled again: no byte has moved yet.
+    pub(crate) fn dial_again(&mut self) -> bool {
+        let fresh = self.phase != Phase::Open;
+        if fresh {
+            self.phase = Phase::Waiting;
+            self.pipe = None;
+        }
+        fresh
+    }
+
     /// The application is gone in an orderly way.
     pub(crate) fn application_closed(&mut self) {
         self.app_gone = true;

@@ -25,7 +25,7 @@ use crate::uplinks::{SendFailed, Uplinks, stand_in};
 
 mod search;
 
-use search::Search;
+use search::{Attempt, Search};
 
 /// Paths are judged at most this often while traffic flows: a tenth of the shortest silence that
 /// matters.
@@ -34,6 +34,13 @@ const JUDGE_EVERY: Duration = Duration::from_millis(4);
 /// Without an answer on any link for so long a session counts as parked: a move takes a third of a
 /// second.
 const PARKED: Duration = Duration::from_secs(1);
+
+/// Parked for so long, the old connection may be one that the gateway has forgotten: its reset is
+/// recognised on the first path only. A new connection is tried beside it.
+const DOUBT: Duration = Duration::from_secs(3);
+
+/// The gateway answers a new connection: the old one gets this long to answer too, five probes.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// A path that could not be opened for want of credit from the peer is tried again after this.
 const OPEN_AGAIN: Duration = Duration::from_millis(250);
@@ -96,6 +103,14 @@ struct Described {
     metered: bool,
 }
 
+/// A new connection, made while the old one shows no life.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    connection: Connection,
+    link: PathKey,
+    since: Instant,
+}
+
 /// A connection that was made.
 #[derive(Debug)]
 struct Live {
@@ -106,6 +121,8 @@ struct Live {
     /// The engine's path of each link, and whether it was validated.
     open: BTreeMap<PathKey, (Path, bool)>,
     judged: Option<Instant>,
+    /// Frames received on each path, and when their number last changed.
+    heard: BTreeMap<Path, (u64, Instant)>,
     /// Links whose path is to be tried again.
     again: BTreeMap<PathKey, Instant>,
     attached: bool,
@@ -114,11 +131,15 @@ struct Live {
 impl Live {
     /// Whether the path that should carry has been without an answer for [`PARKED`].
     fn is_parked(&self, now: Instant) -> bool {
+        self.silent_since().is_some_and(|since| now >= since + PARKED)
+    }
+
+    /// Since when the path that should carry has been without an answer, if it is suspect.
+    fn silent_since(&self) -> Option<Instant> {
         let active = self.paths.active();
-        self.paths.paths().find(|view| Some(view.path) == active).is_some_and(|view| {
-            let silent = matches!(view.state, State::Suspect | State::Steered);
-            silent && now >= view.since.max(view.evidence.last_ack.unwrap_or(view.since)) + PARKED
-        })
+        let view = self.paths.paths().find(|view| Some(view.path) == active)?;
+        let silent = matches!(view.state, State::Suspect | State::Steered);
+        silent.then(|| view.evidence.last_ack.map_or(view.since, |ack| ack.max(view.since)))
     }
 }
 
@@ -133,6 +154,7 @@ pub(crate) struct Tunnel {
     names: BTreeMap<PathKey, String>,
     search: Search,
     live: Option<Live>,
+    candidate: Option<Candidate>,
     news: VecDeque<News>,
     pub(crate) last_failure: Option<String>,
 }
@@ -150,6 +172,7 @@ impl Tunnel {
             names: BTreeMap::new(),
             search: Search::new(),
             live: None,
+            candidate: None,
             news: VecDeque::new(),
             last_failure: None,
         })
@@ -289,8 +312,17 @@ impl Tunnel {
         let paths = self.live.as_ref().and_then(|live| live.paths.poll_timeout());
         let again = self.live.as_ref().and_then(|live| live.again.values().min().copied());
         let attempts = self.search.deadline();
-        let next = self.search.next().filter(|_| self.live.is_none() && self.can_connect());
-        [self.endpoint.poll_timeout(), paths, again, attempts, next].into_iter().flatten().min()
+        let doubt = self.live.as_ref().and_then(Live::silent_since).map(|since| since + DOUBT);
+        let next = match &self.live {
+            None => self.search.next(),
+            Some(_) => self.search.next().zip(doubt).map(|(next, doubt)| next.max(doubt)),
+        };
+        let next = next.filter(|_| self.can_connect() && self.candidate.is_none());
+        let last_chance = self.candidate.map(|candidate| candidate.since + LAST_CHANCE);
+        [self.endpoint.poll_timeout(), paths, again, attempts, next, last_chance]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn can_connect(&self) -> bool {
@@ -307,6 +339,7 @@ impl Tunnel {
         self.give_up_attempts(now);
         self.try_next(now);
         self.judge(now);
+        self.weigh_candidate(now);
         self.flush(now);
     }
 
@@ -343,6 +376,11 @@ impl Tunnel {
             Event::Connected { remote, .. } => {
                 let Some(winner) = self.search.remove(connection) else { return };
                 debug!(gateway = %remote, "Connected");
+                if self.live.is_some() {
+                    let Attempt { link, .. } = winner;
+                    self.candidate = Some(Candidate { connection, link, since: now });
+                    return;
+                }
                 info!(link = self.uplinks.name(winner.link), "Connected");
                 for loser in self.search.remove_all() {
                     self.endpoint.close(loser.connection, 0, "another link was faster", now);
@@ -350,6 +388,7 @@ impl Tunnel {
                 self.greet(connection, winner.link, now);
             }
             Event::Lost(reason) => {
+                self.candidate.take_if(|candidate| candidate.connection == connection);
                 let Some(lost) = self.search.remove(connection) else { return };
                 self.fail(&describe(reason), self.uplinks.name(lost.link).map(str::to_owned));
                 if denied(reason) {
@@ -400,6 +439,7 @@ impl Tunnel {
             paths,
             open: BTreeMap::from([(link, (Path::FIRST, true))]),
             judged: None,
+            heard: BTreeMap::new(),
             again: BTreeMap::new(),
             attached: false,
         });
@@ -438,9 +478,36 @@ impl Tunnel {
         }
     }
 
+    /// Whether a new connection is wanted: there is none, or the one there is shows no life.
+    fn is_searching(&self, now: Instant) -> bool {
+        let doubted = |live: &Live| live.silent_since().is_some_and(|since| now >= since + DOUBT);
+        self.can_connect() && self.candidate.is_none() && self.live.as_ref().is_none_or(doubted)
+    }
+
+    /// Replaces a connection without life by one that has it, unless the old one wakes up.
+    fn weigh_candidate(&mut self, now: Instant) {
+        let silent_since = self.live.as_ref().and_then(Live::silent_since);
+        if self.live.is_some() && silent_since.is_none() {
+            let rivals = self.search.remove_all().into_iter().map(|rival| rival.connection);
+            let rivals: Vec<Connection> =
+                rivals.chain(self.candidate.take().map(|candidate| candidate.connection)).collect();
+            for rival in rivals {
+                self.endpoint.close(rival, 0, "the old connection lives", now);
+            }
+        }
+        if let Some(candidate) = self.candidate.take_if(|it| now >= it.since + LAST_CHANCE) {
+            if let Some(old) = self.live.as_ref().map(|live| live.connection) {
+                self.lose(&Lost::Reset, now);
+                self.endpoint.close(old, 0, "replaced", now);
+            }
+            info!(link = self.uplinks.name(candidate.link), "Connected anew");
+            self.greet(candidate.connection, candidate.link, now);
+        }
+    }
+
     /// Starts the next attempt, if it is time.
     fn try_next(&mut self, now: Instant) {
-        if self.live.is_some() || !self.can_connect() {
+        if !self.is_searching(now) {
             return;
         }
         let candidates = self.candidates();
@@ -538,6 +605,7 @@ impl Tunnel {
         let link = live.open.iter().find(|(_, (open, _))| *open == path);
         if let Some((link, (_, validated))) = link.map(|(link, open)| (*link, *open)) {
             live.open.remove(&link);
+            live.heard.remove(&path);
             let input = if validated {
                 Input::Closed { path: link }
             } else {
@@ -555,13 +623,15 @@ impl Tunnel {
         if due || !recent {
             live.judged = Some(now);
             for (link, (path, validated)) in &live.open {
+                let count = self.endpoint.heard(live.connection, *path).unwrap_or(0);
+                let heard = live.heard.entry(*path).or_insert((count, now));
+                if heard.0 != count {
+                    *heard = (count, now);
+                }
                 let progress = self.endpoint.progress(live.connection, *path);
                 let Some(progress) = progress.filter(|_| *validated) else { continue };
-                let evidence = evidence(
-                    &progress,
-                    self.uplinks.last_receive(*link),
-                    live.paths.active() == Some(*link),
-                );
+                let evidence =
+                    evidence(&progress, Some(heard.1), live.paths.active() == Some(*link));
                 live.paths.handle(Input::Evidence { path: *link, evidence }, now);
             }
             live.paths.handle_timeout(now);

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::Context;
-use std::time::Instant;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use whimbrel_carrier::Transmit;
@@ -32,7 +31,6 @@ struct Uplink {
     name: String,
     v4: Option<Port>,
     v6: Option<Port>,
-    last_receive: Option<Instant>,
     tx_bytes: u64,
     rx_bytes: u64,
 }
@@ -64,7 +62,6 @@ impl Uplinks {
             name: name.to_owned(),
             v4: None,
             v6: None,
-            last_receive: None,
             tx_bytes: 0,
             rx_bytes: 0,
         });
@@ -118,11 +115,6 @@ impl Uplinks {
         self.preferred = Some(link);
     }
 
-    /// When the link last received anything.
-    pub(crate) fn last_receive(&self, link: PathKey) -> Option<Instant> {
-        self.links.get(&link)?.last_receive
-    }
-
     /// Bytes of UDP payload sent and received on a link.
     pub(crate) fn traffic(&self, link: PathKey) -> (u64, u64) {
         self.links.get(&link).map_or((0, 0), |uplink| (uplink.tx_bytes, uplink.rx_bytes))
@@ -156,12 +148,7 @@ impl Uplinks {
 
     /// Receives a batch on a link, first of IPv4, then of IPv6. Its local address is the link's
     /// stand-in.
-    pub(crate) fn receive(
-        &mut self,
-        link: PathKey,
-        buffer: &mut [u8],
-        now: Instant,
-    ) -> io::Result<Batch> {
+    pub(crate) fn receive(&mut self, link: PathKey, buffer: &mut [u8]) -> io::Result<Batch> {
         let would_block = || io::Error::from(io::ErrorKind::WouldBlock);
         let uplink = self.links.get_mut(&link).ok_or_else(would_block)?;
         let receive = |port: &Option<Port>, buffer: &mut [u8]| match port {
@@ -172,7 +159,6 @@ impl Uplinks {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => receive(&uplink.v6, buffer),
             other => other,
         }?;
-        uplink.last_receive = Some(now);
         uplink.rx_bytes += batch.size as u64;
         Ok(Batch { local: Some(stand_in(link)), ..batch })
     }

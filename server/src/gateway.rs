@@ -207,12 +207,16 @@ impl Gateway {
         let Some(peer) = self.peers.remove(&connection) else { return };
         if let Some(name) = &peer.name {
             info!(client = %name, flows = peer.flows.len(), reason, "Client gone");
-            self.usage.forget(&peer.key);
         }
         for number in peer.flows.into_values() {
             if let Some(flow) = self.flows.remove(&number) {
                 flow.close(End::ByClient);
+                self.usage.close(&peer.key);
             }
+        }
+        // A client that connects again may do so before its old connection is known to be dead.
+        if self.peers.values().all(|other| other.key != peer.key) {
+            self.usage.forget(&peer.key);
         }
     }
 
@@ -705,6 +709,9 @@ fn act(endpoint: &mut Endpoint, peer: &mut Peer, action: Action) {
         Action::Probe { path } => endpoint.ping(peer.connection, Path(path.0)),
         Action::Carry { path } => endpoint.carry(peer.connection, Path(path.0)),
         Action::Moved(step) => {
+            if step.from.is_none() {
+                return;
+            }
             peer.moves += 1;
             let client = peer.name.as_ref().map(ToString::to_string);
             info!(client, to = %step.to, reason = %step.reason, "Moved");

@@ -107,9 +107,10 @@ impl Peer {
         for path in endpoint.paths(self.connection) {
             let Some(view) = endpoint.path(self.connection, path) else { continue };
             let active = self.paths.active().is_none_or(|active| active.0 == path.0);
-            let heard = self.heard.entry(path).or_insert((view.rx_bytes, now));
-            if heard.0 != view.rx_bytes {
-                *heard = (view.rx_bytes, now);
+            let count = endpoint.heard(self.connection, path).unwrap_or(0);
+            let heard = self.heard.entry(path).or_insert((count, now));
+            if heard.0 != count {
+                *heard = (count, now);
                 // The engine's acknowledgement leaves by the active path. If that one is dead, this
                 // ping is the only sign the client gets that the backup is alive.
                 if !active {

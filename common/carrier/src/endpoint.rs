@@ -705,6 +705,22 @@ impl Endpoint {
         slot.connection.network_path(path.id()).ok().map(|path| path.remote())
     }
 
+    /// How many frames that show life were received on a path. Unlike bytes they were authenticated:
+    /// anybody can send bytes, and a restarted peer answers with packets that mean nothing here.
+    pub fn heard(&mut self, connection: Connection, path: Path) -> Option<u64> {
+        let slot = self.slots.get_mut(connection.0)?.as_mut()?;
+        let frames = slot.connection.path_stats(path.id())?.frame_rx;
+        Some(
+            frames.ping
+                + frames.path_acks
+                + frames.stream
+                + frames.path_challenge
+                + frames.path_response
+                + frames.path_status_available
+                + frames.path_status_backup,
+        )
+    }
+
     /// What the acknowledgements of a path show.
     pub fn progress(&self, connection: Connection, path: Path) -> Option<Progress> {
         self.slots.get(connection.0)?.as_ref()?.progress(path)
