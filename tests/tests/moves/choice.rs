@@ -44,7 +44,7 @@ pub(crate) fn the_preferred_link_carries_while_it_works() -> Result<()> {
     stage.settle("cell0", "wifi0")?;
     stage.catch_up()?;
     let mut ride = Ride::begin(&stage.world, ORIGIN_V4)?;
-    lend_and_return(&mut stage, &mut ride, &["preferred", "return"])?;
+    lend_and_return(&mut stage, &mut ride, &["preferred", "return", "black-hole", "peer-asked"])?;
     stage.end(ride)
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn a_metered_link_is_the_last_resort() -> Result<()> {
     let marks = ["wifi0", "cell0"].map(|link| path_of(&paths, link)["metered"] == true);
     ensure!(marks == [true, false], "what costs money is not shown: {paths}");
     let mut ride = Ride::begin(&stage.world, ORIGIN_V4)?;
-    lend_and_return(&mut stage, &mut ride, &["metered", "return"])?;
+    lend_and_return(&mut stage, &mut ride, &["metered", "return", "black-hole", "peer-asked"])?;
     stage.end(ride)
 }
 

@@ -48,7 +48,12 @@ pub(crate) fn a_move_may_change_the_address_family() -> Result<()> {
     stage.moved(&mut ride, since, ("wifi0", "cell0"), &LOST)?;
     let since = Moment::now();
     stage.world.link("wifi0").up()?;
-    stage.moved(&mut ride, since, ("cell0", "wifi0"), &["return", "preferred"])?;
+    stage.moved(
+        &mut ride,
+        since,
+        ("cell0", "wifi0"),
+        &["return", "preferred", "black-hole", "peer-asked"],
+    )?;
     remotes(&stage, &remote)?;
     stage.end(ride)
 }

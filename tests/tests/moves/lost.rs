@@ -42,7 +42,12 @@ fn leave_and_return(lose: impl Fn(&Link<'_>) -> Result<()>) -> Result<()> {
     } else {
         wifi.plug()?;
     }
-    stage.moved(&mut ride, since, ("cell0", "wifi0"), &["return", "preferred"])?;
+    stage.moved(
+        &mut ride,
+        since,
+        ("cell0", "wifi0"),
+        &["return", "preferred", "black-hole", "peer-asked"],
+    )?;
     stage.end(ride)
 }
 

@@ -27,7 +27,7 @@ pub(crate) fn a_black_hole_the_host_never_notices_is_left() -> Result<()> {
     // It works again, and is the better one.
     let since = Moment::now();
     stage.world.link("wifi0").heal();
-    stage.moved(&mut ride, since, ("cell0", "wifi0"), &["return"])?;
+    stage.moved(&mut ride, since, ("cell0", "wifi0"), &["return", "black-hole", "peer-asked"])?;
     stage.end(ride)
 }
 
