@@ -679,7 +679,18 @@ impl Tunnel {
                     self.endpoint.ping(connection, path);
                 }
             }
-            Action::Unsteer { path } => self.uplinks.unsteer(path),
+            Action::Unsteer { path: link } => {
+                self.uplinks.unsteer(link);
+                // Answers that came in on the other link taught the engine its address: left alone,
+                // the path would go on leaving there. A new one takes its place.
+                let strayed = path_of(link).filter(|path| {
+                    let local = self.endpoint.local(connection, *path);
+                    local.is_some_and(|local| local != stand_in(link))
+                });
+                if let Some(path) = strayed {
+                    self.endpoint.close_path(connection, path, now);
+                }
+            }
             Action::Close { path: link } => {
                 live.again.remove(&link);
                 if let Some(path) = path_of(link) {

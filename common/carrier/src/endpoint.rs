@@ -705,6 +705,12 @@ impl Endpoint {
         slot.connection.network_path(path.id()).ok().map(|path| path.remote())
     }
 
+    /// The local address the engine uses for a path, once it knows one.
+    pub fn local(&self, connection: Connection, path: Path) -> Option<IpAddr> {
+        let slot = self.slots.get(connection.0)?.as_ref()?;
+        slot.connection.network_path(path.id()).ok().and_then(|path| path.local_ip())
+    }
+
     /// How many frames that show life were received on a path. Unlike bytes they were authenticated:
     /// anybody can send bytes, and a restarted peer answers with packets that mean nothing here.
     pub fn heard(&mut self, connection: Connection, path: Path) -> Option<u64> {
