@@ -14,9 +14,10 @@ use whimbrel_client_core::engine::{
 };
 use whimbrel_common::config::Offline;
 use whimbrel_common::path::Move;
+use whimbrel_common::session;
 use whimbrel_common::wire::{Control, StreamCode, Taken, WireFlow};
 
-use crate::ferry::{End, Ferry, Turn};
+use crate::ferry::{End, Ferry, Terms, Turn};
 use crate::journal::Journal;
 use crate::report::{CaptureState, EventKind, FlowCounts, FlowReport};
 use crate::slab::Slab;
@@ -302,7 +303,9 @@ impl Client {
 
     fn turn_flows(&mut self, now: Instant) {
         let Some(connection) = self.tunnel.connection() else { return };
-        let rtt = self.tunnel.rtt();
+        let window = session::share(self.ferries.len());
+        let used = usize::try_from(window).unwrap_or(BUFFER).min(BUFFER);
+        let terms = Terms { rtt: self.tunnel.rtt(), window, reserve: BUFFER - used };
         let mut active = false;
         for _ in 0..self.work.len() {
             let Some(flow) = self.work.pop_front() else { break };
@@ -311,7 +314,7 @@ impl Client {
             let before = (ferry.up_bytes, ferry.down_bytes);
             let replayed = ferry.replayed;
             let turn =
-                ferry.turn(&mut self.engine, &mut self.tunnel.endpoint, connection, rtt, now);
+                ferry.turn(&mut self.engine, &mut self.tunnel.endpoint, connection, terms, now);
             active |= before != (ferry.up_bytes, ferry.down_bytes);
             self.journal.add_replayed(ferry.replayed - replayed);
             if let Some(pipe) = &ferry.pipe {

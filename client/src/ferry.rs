@@ -29,6 +29,17 @@ const ACTIVE: Duration = Duration::from_secs(3);
 /// A pause in a flow that is not idle counts as a stall from here on.
 pub(crate) const STALL: Duration = Duration::from_millis(100);
 
+/// What all flows are moved by at the moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// The round trip of the path that carries.
+    pub(crate) rtt: Duration,
+    /// The largest window of a flow, in bytes.
+    pub(crate) window: u64,
+    /// Bytes of a flow's ring towards the application that stay unused.
+    pub(crate) reserve: usize,
+}
+
 /// One flow.
 #[derive(Debug)]
 pub(crate) struct Ferry {
@@ -208,10 +219,10 @@ impl Ferry {
         engine: &mut Engine,
         endpoint: &mut Endpoint,
         connection: Connection,
-        rtt: Duration,
+        terms: Terms,
         now: Instant,
     ) -> Turn {
-        match self.try_turn(engine, endpoint, connection, rtt, now) {
+        match self.try_turn(engine, endpoint, connection, terms, now) {
             Ok(true) => Turn::Again,
             Ok(false) => Turn::Rest,
             Err(end) => Turn::Over(end),
@@ -223,7 +234,7 @@ impl Ferry {
         engine: &mut Engine,
         endpoint: &mut Endpoint,
         connection: Connection,
-        rtt: Duration,
+        terms: Terms,
         now: Instant,
     ) -> Result<bool, End> {
         let Some(pipe) = self.pipe.as_mut() else { return Ok(false) };
@@ -238,7 +249,7 @@ impl Ferry {
             return Ok(false);
         }
         let up = self.carry_up(engine, endpoint, connection, now)?;
-        let down = self.carry_down(engine, endpoint, connection, rtt, now)?;
+        let down = self.carry_down(engine, endpoint, connection, terms, now)?;
         match &self.pipe {
             Some(pipe) if pipe.is_done() => Err(End::Complete),
             Some(_) | None => Ok(up || down),
@@ -332,13 +343,13 @@ impl Ferry {
         engine: &mut Engine,
         endpoint: &mut Endpoint,
         connection: Connection,
-        rtt: Duration,
+        terms: Terms,
         now: Instant,
     ) -> Result<bool, End> {
         let Some(pipe) = self.pipe.as_mut() else { return Ok(false) };
         let mut moved = 0;
         while !self.ended && moved < BUDGET && pipe.epoch() == pipe.answered() {
-            let room = engine.writable(self.flow);
+            let room = engine.writable(self.flow).saturating_sub(terms.reserve);
             if room == 0 {
                 break;
             }
@@ -346,7 +357,8 @@ impl Ferry {
                 Pulled::Data(bytes) => {
                     let written = engine.write(self.flow, &bytes);
                     debug_assert_eq!(written, bytes.len(), "room was asked for before");
-                    pipe.receiver.take(bytes.len(), now, rtt).map_err(End::Violation)?;
+                    pipe.receiver.take(bytes.len(), now, terms.rtt).map_err(End::Violation)?;
+                    pipe.receiver.bound(terms.window);
                     self.down_bytes += bytes.len() as u64;
                     moved += bytes.len();
                 }

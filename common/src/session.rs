@@ -25,6 +25,15 @@ pub const INITIAL_WINDOW: u64 = 64 * 1024;
 /// The largest credit of one flow, in bytes: 1 Gbit/s over 64 ms.
 pub const MAX_WINDOW: u64 = 8 * 1024 * 1024;
 
+/// What the windows of all flows of one connection may add up to, in bytes. It is spent only by
+/// flows whose readers do not read.
+pub const BUDGET: u64 = 256 * 1024 * 1024;
+
+/// The window of each of `flows` flows, in bytes, if all of them used theirs.
+pub fn share(flows: usize) -> u64 {
+    (BUDGET / flows.max(1) as u64).clamp(INITIAL_WINDOW, MAX_WINDOW)
+}
+
 /// Progress is reported at the latest this long after it was made. It bounds how long the sender
 /// keeps what it need not keep, and how often an interactive flow causes a report.
 pub const REPORT_DELAY: Duration = Duration::from_millis(25);
@@ -348,9 +357,9 @@ impl Receiver {
         Ok(())
     }
 
-    /// Halves the window under memory pressure. Credit already granted stays granted.
-    pub fn shrink(&mut self) {
-        self.window = (self.window / 2).max(INITIAL_WINDOW);
+    /// Keeps the window within a share of memory. Credit already granted stays granted.
+    pub fn bound(&mut self, share: u64) {
+        self.window = self.window.min(share.max(INITIAL_WINDOW));
     }
 }
 

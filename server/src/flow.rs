@@ -19,6 +19,17 @@ const BUDGET: usize = 512 * 1024;
 /// buffers on its own.
 const UNSENT: u64 = 256 * 1024;
 
+/// What all flows of a client are moved by at the moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// The round trip of the path that carries.
+    pub(crate) rtt: Duration,
+    /// The largest window of a flow, in bytes.
+    pub(crate) window: u64,
+    /// Whether destinations may be read although the client holds much already.
+    pub(crate) may_read: bool,
+}
+
 /// One flow.
 #[derive(Debug)]
 pub(crate) struct Flow {
@@ -127,13 +138,12 @@ impl Flow {
         Turn::Over(End::Refused(reason))
     }
 
-    /// Moves what can be moved. `may_read` is false while the client holds too much already.
+    /// Moves what can be moved.
     pub(crate) fn turn(
         &mut self,
         endpoint: &mut Endpoint,
         scratch: &mut [u8],
-        may_read: bool,
-        rtt: Duration,
+        terms: Terms,
         now: Instant,
     ) -> Turn {
         if self.dialling {
@@ -148,11 +158,11 @@ impl Flow {
             self.can_read = true;
             self.pipe.answer(&FlowAnswer::Opened { limit: self.pipe.receiver.limit() });
         }
-        let up = match self.carry_up(endpoint, rtt, now) {
+        let up = match self.carry_up(endpoint, terms, now) {
             Ok(more) => more,
             Err(end) => return Turn::Over(end),
         };
-        let down = match self.carry_down(endpoint, scratch, may_read) {
+        let down = match self.carry_down(endpoint, scratch, terms.may_read) {
             Ok(more) => more,
             Err(end) => return Turn::Over(end),
         };
@@ -169,7 +179,7 @@ impl Flow {
     fn carry_up(
         &mut self,
         endpoint: &mut Endpoint,
-        rtt: Duration,
+        terms: Terms,
         now: Instant,
     ) -> Result<bool, End> {
         let mut moved = 0;
@@ -191,7 +201,8 @@ impl Flow {
             }
             match self.socket.write() {
                 Ok(count) => {
-                    self.pipe.receiver.take(count, now, rtt).map_err(End::Violation)?;
+                    self.pipe.receiver.take(count, now, terms.rtt).map_err(End::Violation)?;
+                    self.pipe.receiver.bound(terms.window);
                     self.up_bytes += count as u64;
                     moved += count;
                 }

@@ -20,6 +20,7 @@ use whimbrel_common::config::GatewayConfig;
 use whimbrel_common::identity::{ClientName, PublicKey, SecretKey};
 use whimbrel_common::invite::Token;
 use whimbrel_common::path::{Action, Input, PathKey, PreferredBy};
+use whimbrel_common::session;
 use whimbrel_common::wire::{
     Control, Denial, FlowAnswer, FlowHeader, RefuseReason, SessionId, StreamCode, VERSION, WireFlow,
 };
@@ -28,7 +29,7 @@ use whimbrel_gateway_core::egress::Policy;
 use whimbrel_gateway_core::limits::Usage;
 
 use crate::dial::{Dialler, Ready, refusal};
-use crate::flow::{End, Flow, Turn};
+use crate::flow::{End, Flow, Terms, Turn};
 use crate::peer::{ADMISSION_BYTES, Peer, Use};
 
 /// One read from a destination, in bytes. Bytes are copied out of it at their exact size.
@@ -470,7 +471,7 @@ impl Gateway {
         let Some(peer) = self.peers.get_mut(&connection) else {
             return Err((pipe, RefuseReason::Failed));
         };
-        if peer.newest.is_some_and(|newest| flow <= newest) && peer.flows.contains_key(&flow) {
+        if peer.flows.contains_key(&flow) {
             return Err((pipe, RefuseReason::Failed));
         }
         peer.newest = peer.newest.max(Some(flow));
@@ -573,8 +574,12 @@ impl Gateway {
             flow.queued = false;
             let before = (flow.up_bytes, flow.down_bytes);
             let was_dialling = flow.is_dialling();
-            let may_read = peer.held < self.limits.buffered_per_client;
-            let turn = flow.turn(&mut self.endpoint, &mut self.scratch, may_read, peer.rtt(), now);
+            let terms = Terms {
+                rtt: peer.rtt(),
+                window: session::share(peer.flows.len()),
+                may_read: peer.held < self.limits.buffered_per_client,
+            };
+            let turn = flow.turn(&mut self.endpoint, &mut self.scratch, terms, now);
             let moved = (flow.up_bytes - before.0, flow.down_bytes - before.1);
             peer.up_bytes += moved.0;
             peer.down_bytes += moved.1;

@@ -92,6 +92,21 @@ fn window_doubles_for_a_fast_reader_and_stays_for_a_slow_one() {
     assert_eq!(slow.report(), (INITIAL_WINDOW / 2, INITIAL_WINDOW / 2 + INITIAL_WINDOW, false));
 }
 
+#[test]
+fn many_flows_share_the_memory_of_few() {
+    assert_eq!(share(1), MAX_WINDOW);
+    assert_eq!(share(1000) * 1000, BUDGET / 1000 * 1000);
+    assert_eq!(share(1_000_000), INITIAL_WINDOW);
+    let (now, mut receiver) = (Instant::now(), Receiver::default());
+    for _ in 0..20 {
+        let half = usize::try_from(receiver.limit() - receiver.taken()).unwrap();
+        receiver.take(half, now, RTT).unwrap();
+        receiver.bound(256 * 1024);
+        receiver.report();
+    }
+    assert!(receiver.limit() - receiver.taken() <= 256 * 1024);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Push(usize),
