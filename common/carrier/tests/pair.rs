@@ -1,7 +1,7 @@
 //! Both ends of the carrier on a virtual clock and a network in memory.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +14,7 @@ use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::session::INITIAL_WINDOW;
 use whimbrel_common::wire::{FlowAnswer, FlowHeader, WireFlow};
 
-const GATEWAY: &str = "192.0.2.1:443";
+const GATEWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
 const ONE_WAY: Duration = Duration::from_millis(10);
 
 /// The link of a datagram, by the stand-in address the client's engine knows it by.
@@ -28,12 +28,12 @@ fn key(seed: u8) -> SecretKey {
 
 fn client(own: u8, gateway: PublicKey) -> Endpoint {
     let identity = Identity { key: key(own), role: Role::Client { gateway } };
-    Endpoint::new(&identity, &Tuning::default()).unwrap()
+    Endpoint::new(&identity, &Tuning::default()).expect("the key is a key")
 }
 
 fn gateway(own: u8) -> Endpoint {
     let identity = Identity { key: key(own), role: Role::Gateway { server: ServerId::default() } };
-    Endpoint::new(&identity, &Tuning::default()).unwrap()
+    Endpoint::new(&identity, &Tuning::default()).expect("the key is a key")
 }
 
 struct Datagram {
@@ -74,7 +74,7 @@ impl Pair {
 
     fn connected() -> (Self, Connection, Connection) {
         let mut pair = Self::new(client(1, key(2).public()), gateway(2));
-        let at_client = pair.client.connect(GATEWAY.parse().unwrap(), pair.now).unwrap();
+        let at_client = pair.client.connect(GATEWAY, pair.now).expect("a client may connect");
         pair.run(Duration::from_millis(200));
         let at_gateway = pair
             .gateway_events
@@ -97,7 +97,7 @@ impl Pair {
     fn exchange(&mut self) {
         let mut buffer = Vec::new();
         while let Some(transmit) = self.client.poll_transmit(self.now, &mut buffer) {
-            let own = transmit.source.unwrap_or(link(1));
+            let own = transmit.source.unwrap_or_else(|| link(1));
             let link = if self.steered && own == link(1) { link(2) } else { own };
             self.sent_on.push(link);
             self.put(true, link, &buffer, transmit.segment);
@@ -130,7 +130,7 @@ impl Pair {
                 let from = Self::address(datagram.link);
                 self.gateway.handle_datagram(from, None, None, datagram.bytes, self.now);
             } else {
-                let from = GATEWAY.parse().unwrap();
+                let from = GATEWAY;
                 let local = Some(datagram.link);
                 self.client.handle_datagram(from, local, None, datagram.bytes, self.now);
             }
@@ -154,16 +154,15 @@ impl Pair {
     }
 
     fn lost(&self) -> Option<&Lost> {
-        self.client_events.iter().find_map(|event| match event {
-            Event::Lost(reason) => Some(reason),
-            _ => None,
-        })
+        self.client_events
+            .iter()
+            .find_map(|event| if let Event::Lost(reason) = event { Some(reason) } else { None })
     }
 
     fn open_second_path(&mut self, connection: Connection) -> Path {
         let path = self
             .client
-            .open_path(connection, GATEWAY.parse().unwrap(), link(2), self.now)
+            .open_path(connection, GATEWAY, link(2), self.now)
             .expect("the gateway grants paths");
         self.run(Duration::from_millis(200));
         let opened = |event: &Event| matches!(event, Event::PathOpened(opened) if *opened == path);
@@ -192,7 +191,7 @@ fn ends_learn_each_others_keys() {
 #[test]
 fn client_refuses_a_gateway_with_another_key() {
     let mut pair = Pair::new(client(1, key(9).public()), gateway(2));
-    pair.client.connect(GATEWAY.parse().unwrap(), pair.now).unwrap();
+    pair.client.connect(GATEWAY, pair.now).unwrap();
     pair.run(Duration::from_millis(500));
     assert!(matches!(pair.lost(), Some(Lost::Authentication(_))), "{:?}", pair.lost());
 }
@@ -200,7 +199,7 @@ fn client_refuses_a_gateway_with_another_key() {
 #[test]
 fn stranger_may_send_four_kibibytes() {
     let mut pair = Pair::new(client(1, key(2).public()), gateway(2));
-    let connection = pair.client.connect(GATEWAY.parse().unwrap(), pair.now).unwrap();
+    let connection = pair.client.connect(GATEWAY, pair.now).unwrap();
     pair.run(Duration::from_millis(200));
     let stream = pair.client.open(connection).unwrap();
     assert_eq!(pair.client.open(connection), None, "a stranger has one stream");
@@ -212,7 +211,7 @@ fn stranger_may_send_four_kibibytes() {
 fn unanswered_handshake_ends() {
     let mut pair = Pair::new(client(1, key(2).public()), gateway(2));
     pair.dead = vec![link(1)];
-    pair.client.connect(GATEWAY.parse().unwrap(), pair.now).unwrap();
+    pair.client.connect(GATEWAY, pair.now).unwrap();
     pair.run(Duration::from_secs(11));
     assert_eq!(pair.lost(), Some(&Lost::Closed));
 }
@@ -336,7 +335,7 @@ fn accept_header(pair: &mut Pair, at_gateway: Connection) -> (Stream, FlowHeader
     let stream = pair.gateway.accept(at_gateway).expect("a stream was opened");
     let mut partial = BytesMut::new();
     let header = Pipe::read_header(&mut pair.gateway, at_gateway, stream, &mut partial)
-        .unwrap()
+        .expect("the header is one")
         .expect("the header arrived in one piece");
     (stream, header, partial)
 }
