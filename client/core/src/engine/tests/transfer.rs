@@ -323,6 +323,38 @@ fn lose_behind_a_closed_window(window: u16) {
 }
 
 #[test]
+fn closed_window_is_not_probed_after_everything_arrived() {
+    let mut world = World::new(1 << 16);
+    let (flow, ours) = raw_established(&mut world);
+    let base = Raw::new(FAR_V4);
+    let closed = Raw {
+        flags: ACK,
+        sequence: base.sequence + 1,
+        acknowledgment: ours,
+        options: &[],
+        window: 0,
+        ..base
+    };
+    world.engine.handle_packet(DEVICE, &closed.packet(), world.now);
+    world.engine.write(flow, &[7]);
+    world.engine.finish(flow);
+    world.engine.flush(world.now, &mut world.wire);
+    let (_, probe, _) = world.wire.packets.pop_back().expect("a probe");
+    assert_eq!((probe[33], probe[40..].to_vec()), (ACK | FIN, vec![7]));
+    let last = Raw { acknowledgment: ours.wrapping_add(2), ..closed };
+    world.engine.handle_packet(DEVICE, &last.packet(), world.now);
+    assert_eq!(world.engine.flow(flow).unwrap().state, "fin-wait-2");
+    world.wire.packets.clear();
+    for _ in 0..100 {
+        world.now += Duration::from_secs(1);
+        world.engine.handle_timeout(world.now);
+        world.engine.flush(world.now, &mut world.wire);
+    }
+    assert!(world.wire.packets.len() <= 1, "{} packets", world.wire.packets.len());
+    assert_eq!(world.engine.poll_timeout(), None);
+}
+
+#[test]
 fn application_that_ended_first_gets_the_rest_as_soon_as_it_makes_room() {
     let mut world = World::new(1 << 16);
     let (flow, ours) = raw_established(&mut world);
