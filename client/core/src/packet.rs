@@ -176,11 +176,23 @@ impl<'a> Segment<'a> {
         headers.into_boxed_slice()
     }
 
-    /// The packet without its FIN, for a segment whose last bytes do not fit
-    /// the window.
-    pub fn without_fin(&self) -> Vec<u8> {
-        let mut packet = self.packet.to_vec();
+    /// The packet with the first `count` bytes of its payload and without its FIN, for a segment
+    /// whose end does not fit.
+    pub fn part(&self, count: usize) -> Vec<u8> {
+        let length = self.ip_header + self.tcp_header + count;
+        let mut packet = self.packet[..length.min(self.packet.len())].to_vec();
         packet[self.ip_header + 13] &= !FIN;
+        set_length(&mut packet, self.ip_header);
+        packet
+    }
+
+    /// The packet with its FIN and without its payload.
+    pub fn fin_alone(&self) -> Vec<u8> {
+        let mut packet = self.part(0);
+        let payload = u32::try_from(self.payload_len()).expect("an IP packet is below 4 GiB");
+        let sequence = self.sequence().wrapping_add(payload);
+        packet[self.ip_header + 4..][..4].copy_from_slice(&sequence.to_be_bytes());
+        packet[self.ip_header + 13] |= FIN;
         packet
     }
 

@@ -177,10 +177,16 @@ impl Connection {
     ) -> Result<Change, Panicked> {
         let before = self.state();
         let (received, queued) = (self.socket().recv_queue(), self.socket().send_queue());
-        match self.ledger.judge(segment) {
+        let verdict = self.ledger.judge(segment);
+        match verdict {
             Verdict::Take => self.ingress(segment.packet(), stack, sink)?,
-            Verdict::TakeWithoutFin => self.ingress(&segment.without_fin(), stack, sink)?,
-            Verdict::Drop => return Ok(Change { excess: true, ..Change::default() }),
+            Verdict::TakeApart => {
+                self.ingress(&segment.part(segment.payload_len()), stack, sink)?;
+                if self.ledger.is_whole(segment, self.socket().recv_queue()) {
+                    self.ingress(&segment.fin_alone(), stack, sink)?;
+                }
+            }
+            Verdict::Cut(count) => self.ingress(&segment.part(count), stack, sink)?,
         }
         self.close_when_possible();
         let after = self.state();
@@ -194,7 +200,7 @@ impl Connection {
                 && matches!(after, State::Closed | State::Listen)
                 && !matches!(before, State::Closed | State::TimeWait)
                 && !self.aborted,
-            excess: false,
+            excess: matches!(verdict, Verdict::Cut(_)),
         })
     }
 

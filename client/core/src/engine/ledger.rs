@@ -1,14 +1,12 @@
 //! What has been said on the wire, as far as smoltcp keeps it to itself.
 //!
-//! Three facts are needed outside: the right edge of the window the
-//! application was given (a segment beyond it must not bring its FIN along),
-//! whether out-of-order bytes wait behind an empty receive queue (the pages of
-//! the ring must not be released then), and the numbers of a RST or a FIN that
-//! the socket will not send itself.
+//! Three facts are needed outside: where the receive ring ends (smoltcp's own
+//! idea of its window can be beyond that), whether out-of-order bytes wait
+//! behind an empty receive queue (the pages of the ring must not be released
+//! then), and the numbers of segments that the socket will not send itself.
 
-use crate::packet::{IPV4_HEADER, IPV6_HEADER, Numbers, Segment, TCP_HEADER, be16, be32, option};
+use crate::packet::{IPV4_HEADER, IPV6_HEADER, Numbers, Segment, be16, be32};
 
-const WINDOW_SCALE: u8 = 3;
 const SYN: u8 = 0x02;
 const FIN: u8 = 0x01;
 const RST: u8 = 0x04;
@@ -27,14 +25,12 @@ const LARGEST_RING: u32 = 1 << 30;
 pub(super) struct Ledger {
     v4: bool,
     mss: u16,
-    /// Shift of every window we send, from our SYN|ACK.
-    shift: u8,
     /// Sequence number of the first byte of the receive ring.
     base: u32,
     /// Size of the receive ring, in bytes.
     capacity: u32,
-    /// Right edge of the window as smoltcp accounts it, once one was sent.
-    edge: Option<u32>,
+    /// Whether anything was sent.
+    started: bool,
     /// The end of the furthest byte that arrived.
     furthest: u32,
     /// The next sequence number of ours, and the last acknowledgment.
@@ -43,12 +39,14 @@ pub(super) struct Ledger {
     window: u16,
 }
 
-/// What to do with a segment before smoltcp sees it.
+/// How much of a segment smoltcp may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Take,
-    TakeWithoutFin,
-    Drop,
+    /// Its payload, and its FIN only if all of that was taken.
+    TakeApart,
+    /// So many bytes of its payload, and no FIN.
+    Cut(usize),
 }
 
 impl Ledger {
@@ -60,10 +58,9 @@ impl Ledger {
         Self {
             v4,
             mss: mss.clamp(MINIMUM_MSS, most),
-            shift: 0,
             base,
             capacity: u32::try_from(capacity).unwrap_or(u32::MAX),
-            edge: None,
+            started: false,
             furthest: base,
             sent: Numbers { sequence: 0, acknowledgment: Some(base) },
             window: 0,
@@ -109,30 +106,35 @@ impl Ledger {
         !after(self.furthest, self.base)
     }
 
-    /// smoltcp cuts a segment at the right edge it advertised, but takes its
-    /// FIN all the same and so would lose the bytes between: the edge can move
-    /// back by less than one unit of the window scale when a segment smaller
-    /// than that arrives. Such a FIN is left for the retransmission. And its
-    /// edge of the SYN|ACK is beyond the ring, because that window is not
-    /// scaled: what does not fit is dropped.
+    /// smoltcp takes a FIN although it has cut the bytes before it at the edge of its window, and
+    /// so would lose them. And that edge can be beyond the ring: the window of the SYN|ACK is not
+    /// scaled, but accounted as if it were.
     pub(super) fn judge(&mut self, segment: &Segment<'_>) -> Verdict {
-        let (Some(edge), payload) = (self.edge, segment.payload_len()) else {
-            return Verdict::Take;
-        };
+        let payload = segment.payload_len();
         if payload == 0 {
             return Verdict::Take;
         }
         let start = segment.sequence();
         let end = start.wrapping_add(u32::try_from(payload).expect("below 64 KiB"));
         let limit = self.base.wrapping_add(self.capacity);
-        if after(end, limit) && after(edge, limit) {
-            return Verdict::Drop;
+        if !after(limit, start) {
+            return Verdict::Cut(0);
         }
-        let taken = if after(end, edge) { edge } else { end };
-        if after(edge, start) && after(taken, self.furthest) {
+        let taken = if after(end, limit) { limit } else { end };
+        if after(taken, self.furthest) {
             self.furthest = taken;
         }
-        if segment.finishes() && after(end, edge) { Verdict::TakeWithoutFin } else { Verdict::Take }
+        if after(end, limit) {
+            return Verdict::Cut(usize::try_from(limit.wrapping_sub(start)).expect("a length"));
+        }
+        if segment.finishes() { Verdict::TakeApart } else { Verdict::Take }
+    }
+
+    /// Whether `queued` unread bytes are all that comes before the end of `segment`.
+    pub(super) fn is_whole(&self, segment: &Segment<'_>, queued: usize) -> bool {
+        let payload = u32::try_from(segment.payload_len()).expect("below 64 KiB");
+        let queued = u32::try_from(queued).expect("a ring is at most 1 GiB");
+        segment.sequence().wrapping_add(payload) == self.base.wrapping_add(queued)
     }
 
     /// Takes note of a packet smoltcp has written. A RST offers no window, and one that answers a
@@ -144,23 +146,14 @@ impl Ledger {
         if flags & RST != 0 {
             return;
         }
-        if flags & SYN != 0 {
-            self.shift = option(&tcp[TCP_HEADER..header], WINDOW_SCALE)
-                .and_then(|value| value.first().copied())
-                .unwrap_or(0)
-                .min(14);
-        }
         let controls = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
         let payload = u32::try_from(tcp.len() - header).expect("below 64 KiB");
         let next = be32(tcp, 4).wrapping_add(payload).wrapping_add(controls);
-        let first = self.edge.is_none();
-        if first || after(next, self.sent.sequence) {
+        if !std::mem::replace(&mut self.started, true) || after(next, self.sent.sequence) {
             self.sent.sequence = next;
         }
-        let acknowledged = be32(tcp, 8);
-        self.sent.acknowledgment = Some(acknowledged);
+        self.sent.acknowledgment = Some(be32(tcp, 8));
         self.window = be16(tcp, 14);
-        self.edge = Some(acknowledged.wrapping_add(u32::from(self.window) << self.shift));
     }
 }
 

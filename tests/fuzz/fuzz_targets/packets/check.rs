@@ -35,8 +35,17 @@ fn parsed(bytes: &[u8]) {
     assert_eq!(headers.len() + segment.payload_len(), segment.packet().len());
     assert_eq!((cut.source(), cut.destination()), (segment.source(), segment.destination()));
     assert_eq!((cut.sequence(), cut.mss()), (segment.sequence(), segment.mss()));
-    let without = segment.without_fin();
-    assert!(!Segment::parse(&without).expect("a segment still").finishes());
+    let (count, end) = (segment.payload_len() / 2, segment.payload_len());
+    let part = segment.part(count);
+    let part = Segment::parse(&part).expect("a segment still");
+    assert_eq!((part.payload_len(), part.finishes()), (count, false));
+    assert_eq!(part.sequence(), segment.sequence());
+    if !segment.opens() && !segment.resets() {
+        let fin = segment.fin_alone();
+        let fin = Segment::parse(&fin).expect("a segment still");
+        assert_eq!((fin.payload_len(), fin.finishes()), (0, true));
+        assert_eq!(fin.sequence().wrapping_sub(segment.sequence()) as usize, end);
+    }
     match segment.reset() {
         None => assert!(segment.resets()),
         Some(reset) => {

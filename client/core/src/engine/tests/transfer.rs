@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use bytes::BytesMut;
 use smoltcp::socket::tcp::State;
 
 use super::world::{ACK, BOTH, DEVICE, FAR_V4, FAR_V6, FIN, RST, Raw, SYN, World, pattern};
@@ -447,6 +448,55 @@ fn data_beyond_the_ring_is_dropped_after_a_reset_answered_a_wrong_ack() {
     assert_eq!(world.engine.stats().dropped.excess, 1);
     raw_send(&mut world, ours, 0, ACK, &pattern(100));
     assert_eq!(world.read_all(FlowId(1)), (pattern(100), false));
+}
+
+/// An application that sends, but has no room itself: the engine probes.
+fn probed(world: &mut World, ours: u32, offset: usize, payload: &[u8]) {
+    let base = Raw::new(FAR_V4);
+    let closed = Raw {
+        flags: ACK,
+        sequence: base.sequence + 1 + u32::try_from(offset).unwrap(),
+        acknowledgment: ours,
+        window: 0,
+        options: &[],
+        payload,
+        ..base
+    };
+    world.engine.handle_packet(DEVICE, &closed.packet(), world.now);
+    world.engine.flush(world.now, &mut world.wire);
+}
+
+#[test]
+fn data_beyond_the_ring_is_dropped_after_a_probe() {
+    let mut world = World::new(1 << 16);
+    let (flow, ours) = raw_established(&mut world);
+    probed(&mut world, ours, 0, &[]);
+    world.engine.write(flow, &[7]);
+    world.engine.flush(world.now, &mut world.wire);
+    raw_send(&mut world, ours, 65_530, ACK, &pattern(100));
+    assert_eq!(world.engine.stats().panics, 0);
+    assert_eq!(world.engine.stats().dropped.excess, 1);
+}
+
+#[test]
+fn fin_is_not_taken_before_its_bytes_when_a_probe_offered_more_room() {
+    let mut world = World::new(1 << 16);
+    let (flow, ours) = raw_established(&mut world);
+    let bytes = pattern(75_000);
+    probed(&mut world, ours, 0, &bytes[..50_000]);
+    let mut read = BytesMut::new();
+    world.engine.read(flow, 10_000, &mut read);
+    world.engine.write(flow, &[7]);
+    world.engine.flush(world.now, &mut world.wire);
+    raw_send(&mut world, ours, 50_000, ACK | FIN, &bytes[50_000..]);
+    for _ in 0..3 {
+        world.engine.read(flow, usize::MAX, &mut read);
+        world.engine.flush(world.now, &mut world.wire);
+        let taken = read.len();
+        raw_send(&mut world, ours, taken, ACK | FIN, &bytes[taken..]);
+    }
+    assert_eq!(read, bytes);
+    assert!(world.engine.read(flow, 1, &mut read).fin);
 }
 
 #[test]
