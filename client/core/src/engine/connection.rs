@@ -177,7 +177,7 @@ impl Connection {
     ) -> Result<Change, Panicked> {
         let before = self.state();
         let (received, queued) = (self.socket().recv_queue(), self.socket().send_queue());
-        let verdict = self.ledger.judge(segment);
+        let verdict = self.ledger.judge(segment, has_fin(before).then_some(received));
         match verdict {
             Verdict::Take => self.ingress(segment.packet(), stack, sink)?,
             Verdict::TakeApart => {

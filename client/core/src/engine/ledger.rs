@@ -108,15 +108,17 @@ impl Ledger {
 
     /// smoltcp takes a FIN although it has cut the bytes before it at the edge of its window, and
     /// so would lose them. And that edge can be beyond the ring: the window of the SYN|ACK is not
-    /// scaled, but accounted as if it were.
-    pub(super) fn judge(&mut self, segment: &Segment<'_>) -> Verdict {
+    /// scaled, but accounted as if it were. Nor does smoltcp mind bytes beyond a FIN, which stands
+    /// after `ended` unread bytes.
+    pub(super) fn judge(&mut self, segment: &Segment<'_>, ended: Option<usize>) -> Verdict {
         let payload = segment.payload_len();
         if payload == 0 {
             return Verdict::Take;
         }
         let start = segment.sequence();
         let end = start.wrapping_add(u32::try_from(payload).expect("below 64 KiB"));
-        let limit = self.base.wrapping_add(self.capacity);
+        let room = ended.and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(self.capacity);
+        let limit = self.base.wrapping_add(room);
         if !after(limit, start) {
             return Verdict::Cut(0);
         }

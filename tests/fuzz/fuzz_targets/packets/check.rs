@@ -40,7 +40,7 @@ fn parsed(bytes: &[u8]) {
     let part = Segment::parse(&part).expect("a segment still");
     assert_eq!((part.payload_len(), part.finishes()), (count, false));
     assert_eq!(part.sequence(), segment.sequence());
-    if !segment.opens() && !segment.resets() {
+    if segment.finishes() {
         let fin = segment.fin_alone();
         let fin = Segment::parse(&fin).expect("a segment still");
         assert_eq!((fin.payload_len(), fin.finishes()), (0, true));

@@ -467,6 +467,17 @@ fn probed(world: &mut World, ours: u32, offset: usize, payload: &[u8]) {
 }
 
 #[test]
+fn data_beyond_the_fin_is_dropped() {
+    let mut world = World::new(1 << 16);
+    let (flow, ours) = raw_established(&mut world);
+    raw_send(&mut world, ours, 0, ACK | FIN, &pattern(100));
+    assert_eq!(world.read_all(flow), (pattern(100), true));
+    raw_send(&mut world, ours, 101, ACK, &pattern(100));
+    assert_eq!(world.engine.stats().dropped.excess, 1);
+    assert_eq!(world.read_all(flow), (vec![], true));
+}
+
+#[test]
 fn data_beyond_the_ring_is_dropped_after_a_probe() {
     let mut world = World::new(1 << 16);
     let (flow, ours) = raw_established(&mut world);
