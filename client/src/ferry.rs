@@ -58,6 +58,7 @@ pub(crate) struct Ferry {
     pub(crate) queued: bool,
     pub(crate) pipe: Option<Pipe>,
     phase: Phase,
+    redialled: bool,
     last_byte: Instant,
     /// The application's connection is over; what is left concerns the gateway only.
     app_gone: bool,
@@ -122,6 +123,7 @@ impl Ferry {
             queued: false,
             pipe: None,
             phase: Phase::Waiting,
+            redialled: false,
             last_byte: now,
             app_gone: false,
             ended: false,
@@ -176,12 +178,13 @@ impl Ferry {
 
     /// The session is gone. Whether the flow can be dialled again: no byte has moved yet.
     pub(crate) fn dial_again(&mut self) -> bool {
-        let fresh = self.phase != Phase::Open;
-        if fresh {
+        // Once: the request itself might be what ends the session.
+        let again = self.phase == Phase::Dialling && !std::mem::replace(&mut self.redialled, true);
+        if again {
             self.phase = Phase::Waiting;
             self.pipe = None;
         }
-        fresh
+        again || self.phase == Phase::Waiting
     }
 
     /// The application is gone in an orderly way.
