@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// What each direction transfers, as its command line has it.
-const BYTES: u64 = 150_000_000;
+const BYTES: u64 = 400_000_000;
 
 pub(crate) fn measure() -> Result<()> {
     let stage = Stage::raise()?;
