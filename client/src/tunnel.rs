@@ -121,6 +121,8 @@ struct Live {
     /// The engine's path of each link, and whether it was validated.
     open: BTreeMap<PathKey, (Path, bool)>,
     judged: Option<Instant>,
+    /// The path that carries, and since when.
+    carries: (Option<PathKey>, Instant),
     /// Frames received on each path, and when their number last changed.
     heard: BTreeMap<Path, (u64, Instant)>,
     /// Links whose path is to be tried again.
@@ -439,6 +441,7 @@ impl Tunnel {
             paths,
             open: BTreeMap::from([(link, (Path::FIRST, true))]),
             judged: None,
+            carries: (None, now),
             heard: BTreeMap::new(),
             again: BTreeMap::new(),
             attached: false,
@@ -622,6 +625,10 @@ impl Tunnel {
         let recent = live.judged.is_some_and(|judged| now < judged + JUDGE_EVERY);
         if due || !recent {
             live.judged = Some(now);
+            let active = live.paths.active();
+            if live.carries.0 != active {
+                live.carries = (active, now);
+            }
             for (link, (path, validated)) in &live.open {
                 let count = self.endpoint.heard(live.connection, *path).unwrap_or(0);
                 let heard = live.heard.entry(*path).or_insert((count, now));
@@ -630,8 +637,8 @@ impl Tunnel {
                 }
                 let progress = self.endpoint.progress(live.connection, *path);
                 let Some(progress) = progress.filter(|_| *validated) else { continue };
-                let evidence =
-                    evidence(&progress, Some(heard.1), live.paths.active() == Some(*link));
+                let active_since = (active == Some(*link)).then_some(live.carries.1);
+                let evidence = evidence(&progress, Some(heard.1), active_since);
                 live.paths.handle(Input::Evidence { path: *link, evidence }, now);
             }
             live.paths.handle_timeout(now);
@@ -811,9 +818,14 @@ impl Tunnel {
 /// The engine sends acknowledgements on the path that carries data, so those of a backup path are
 /// lost with the active one. The gateway answers packets on a backup path by a ping on the same
 /// path: there, what arrives on the link is the answer.
-fn evidence(progress: &Progress, last_receive: Option<Instant>, active: bool) -> Evidence {
-    let (expecting_since, last_ack) = if active {
-        (progress.expecting_since, progress.last_ack)
+fn evidence(
+    progress: &Progress,
+    last_receive: Option<Instant>,
+    active_since: Option<Instant>,
+) -> Evidence {
+    let (expecting_since, last_ack) = if let Some(active) = active_since {
+        // Before it carried, its acknowledgements may have been lost with another path.
+        (progress.expecting_since.map(|since| since.max(active)), progress.last_ack)
     } else {
         let unanswered = |since: &Instant| last_receive.is_none_or(|received| received < *since);
         (progress.expecting_since.filter(unanswered), progress.last_ack.max(last_receive))

@@ -53,6 +53,8 @@ pub(crate) struct Peer {
     pub(crate) down_bytes: u64,
     pub(crate) moves: u64,
     pub(crate) dials: u64,
+    /// The path that carries, and since when.
+    carries: (Option<PathKey>, Instant),
     judged: Option<Instant>,
     heard: BTreeMap<Path, (u64, Instant)>,
 }
@@ -85,6 +87,7 @@ impl Peer {
             down_bytes: 0,
             moves: 0,
             dials: 0,
+            carries: (None, now),
             judged: None,
             heard: BTreeMap::new(),
         }
@@ -104,6 +107,9 @@ impl Peer {
             return;
         }
         self.judged = Some(now);
+        if self.carries.0 != self.paths.active() {
+            self.carries = (self.paths.active(), now);
+        }
         for path in endpoint.paths(self.connection) {
             let Some(view) = endpoint.path(self.connection, path) else { continue };
             let active = self.paths.active().is_none_or(|active| active.0 == path.0);
@@ -120,7 +126,9 @@ impl Peer {
             let Some(progress) = view.progress else { continue };
             let last_receive = Some(heard.1);
             let (expecting_since, last_ack) = if active {
-                (progress.expecting_since, progress.last_ack)
+                // Before it carried, its acknowledgements may have been lost with another path.
+                let since = progress.expecting_since.map(|since| since.max(self.carries.1));
+                (since, progress.last_ack)
             } else {
                 let since = progress.expecting_since.filter(|since| heard.1 < *since);
                 (since, progress.last_ack.max(last_receive))
