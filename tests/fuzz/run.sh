@@ -42,9 +42,13 @@ for target in "$@"; do
     speed=$(sed -n 's/^stat::average_exec_per_sec: *//p' "$log")
     reached=$(grep -o 'cov: [0-9]* ft: [0-9]* corp: [^ ]*' "$log" | tail -n 1)
     edges=$(sed -n 's/^INFO: Loaded 1 PC tables (\([0-9]*\) PCs).*/\1/p' "$log")
-    if [ "$status" -eq 0 ]; then verdict=clean; else verdict=FOUND; failed="$failed $target"; fi
+    case $status in
+    0) verdict=clean ;;
+    72) verdict=ENDED failed="$failed $target" ;; # by a signal
+    *) verdict=FOUND failed="$failed $target" ;;
+    esac
     printf '%-8s %-6s %12s runs %8s/s  %s of %s edges\n' \
         "$target" "$verdict" "${runs:-?}" "${speed:-?}" "$reached" "${edges:-?}"
-    [ "$status" -eq 0 ] || tail -n 25 "$log"
+    [ "$verdict" != FOUND ] || { grep -a -A 1 'panicked at' "$log"; grep -a 'Test unit written' "$log"; } || true
 done
-[ -z "$failed" ] || { echo "found something:$failed (inputs in $PWD/artifacts)" >&2; exit 1; }
+[ -z "$failed" ] || { echo "not clean:$failed (inputs in $PWD/artifacts, logs in $PWD/target/logs)" >&2; exit 1; }
