@@ -26,7 +26,7 @@ pub(crate) fn check(input: &mut Input<'_>) {
             8 => pair.pass(Duration::from_millis(input.short().into())),
             _ => match input.byte() % 8 {
                 0 => pair.sender.finish(),
-                _ => pair.receiver.bound(100_000),
+                _ => pair.receiver.bound(input.word().into()),
             },
         }
         pair.check();

@@ -129,7 +129,7 @@ fn check_receiver(input: &mut Input<'_>) {
                 receiver.skipped(usize::from(input.short()));
                 assert!(receiver.skip() <= skip);
             }
-            5 => receiver.bound(100_000),
+            5 => receiver.bound(input.word().into()),
             6 => receiver.take_end(),
             _ => {
                 let report = receiver.report();
