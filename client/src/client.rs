@@ -198,7 +198,7 @@ impl Client {
             }
             News::StreamsAvailable => {}
             News::Taken(entries) => self.taken(&entries, now),
-            News::Replay => self.replay(now),
+            News::Replay { silent_since } => self.replay(silent_since),
             News::Moved { step, from, to } => self.moved(&step, from, to),
             News::Path { link, from, to } => {
                 self.journal.tell_of(EventKind::Path, &link, format!("{link}: {from} to {to}"));
@@ -274,13 +274,13 @@ impl Client {
     }
 
     /// A path died: flows that were moving ask for what was in flight at once, on new streams.
-    fn replay(&mut self, now: Instant) {
+    fn replay(&mut self, silent_since: Instant) {
         let Some(connection) = self.tunnel.connection() else { return };
         let mut moved = Vec::new();
         for (flow, ferry) in &mut self.ferries {
             let old = ferry.pipe.as_ref().map(Pipe::stream);
             let before = ferry.replayed;
-            if ferry.replay(&mut self.tunnel.endpoint, connection, now) {
+            if ferry.replay(&mut self.tunnel.endpoint, connection, silent_since) {
                 self.replayed += ferry.replayed - before;
                 moved.push((*flow, old, ferry.pipe.as_ref().map(Pipe::stream)));
             }

@@ -23,7 +23,8 @@ const CHUNK: usize = 64 * 1024;
 const UNSENT: u64 = 256 * 1024;
 
 /// A flow counts as active this long after its last byte: what was in flight to it when a path
-/// died is asked for again at once. Later than that, the carrier's own recovery is soon enough.
+/// fell silent is asked for again at once. Later than that, the carrier's own recovery is soon
+/// enough.
 const ACTIVE: Duration = Duration::from_secs(3);
 
 /// A pause in a flow that is not idle counts as a stall from here on.
@@ -198,13 +199,15 @@ impl Ferry {
         &mut self,
         endpoint: &mut Endpoint,
         connection: Connection,
-        now: Instant,
+        silent_since: Instant,
     ) -> bool {
         let Some(pipe) = self.pipe.as_mut() else { return false };
-        let active = now.saturating_duration_since(self.last_byte) < ACTIVE;
+        let active = silent_since.saturating_duration_since(self.last_byte) < ACTIVE;
+        // An outage may have swallowed what asked for the rest.
+        let asking = pipe.epoch() > pipe.answered();
         // While the gateway dials there is nothing to repeat but the request itself, which must not
         // be: the stream that carries it recovers by itself.
-        if self.phase != Phase::Open || !(active || pipe.sender.in_flight() > 0) {
+        if self.phase != Phase::Open || !(active || asking || pipe.sender.in_flight() > 0) {
             return false;
         }
         let Some(stream) = endpoint.open(connection) else { return false };

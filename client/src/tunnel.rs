@@ -21,7 +21,7 @@ use whimbrel_common::path::{
 };
 use whimbrel_common::wire::{Control, Denial, SessionId, Taken, VERSION};
 
-use crate::uplinks::{SendFailed, Uplinks, stand_in};
+use crate::uplinks::{SendFailed, Uplinks};
 
 mod search;
 
@@ -61,7 +61,7 @@ pub(crate) enum News {
     /// Progress and credit of flows.
     Taken(Vec<Taken>),
     /// A path died: what was in flight must be sent again.
-    Replay,
+    Replay { silent_since: Instant },
     /// The traffic moved.
     Moved { step: Move, from: Option<String>, to: String },
     /// A path changed its state.
@@ -378,8 +378,10 @@ impl Tunnel {
             Event::Connected { remote, .. } => {
                 let Some(winner) = self.search.remove(connection) else { return };
                 debug!(gateway = %remote, "Connected");
-                if self.live.is_some() {
+                if let Some(live) = self.live.as_mut() {
                     let Attempt { link, .. } = winner;
+                    // Some link reaches the gateway: every one of them is worth a try.
+                    live.paths.handle(Input::Woke, now);
                     self.candidate = Some(Candidate { connection, link, since: now });
                     return;
                 }
@@ -615,6 +617,11 @@ impl Tunnel {
                 Input::OpenFailed { path: link }
             };
             live.paths.handle(input, now);
+            if live.paths.active().is_none() {
+                let connection = live.connection;
+                self.endpoint.close(connection, 0, "no path is left", now);
+                self.lose(&Lost::Failed("every path was closed".to_owned()), now);
+            }
         }
     }
 
@@ -692,7 +699,7 @@ impl Tunnel {
                 // the path would go on leaving there. A new one takes its place.
                 let strayed = path_of(link).filter(|path| {
                     let local = self.endpoint.local(connection, *path);
-                    local.is_some_and(|local| local != stand_in(link))
+                    local.is_some_and(|local| local != self.uplinks.stand_in(link))
                 });
                 if let Some(path) = strayed {
                     self.endpoint.close_path(connection, path, now);
@@ -704,7 +711,9 @@ impl Tunnel {
                     self.endpoint.close_path(connection, path, now);
                 }
             }
-            Action::Replay { .. } => self.news.push_back(News::Replay),
+            Action::Replay { silent_since, .. } => {
+                self.news.push_back(News::Replay { silent_since });
+            }
             Action::Moved(step) => {
                 let from = step.from.map(|link| name(&self.names, link));
                 let to = name(&self.names, step.to);
@@ -729,7 +738,9 @@ impl Tunnel {
             live.paths.handle(Input::OpenFailed { path: link }, now);
             return;
         };
-        match self.endpoint.open_path(live.connection, remote, stand_in(link), now) {
+        self.uplinks.renew_stand_in(link);
+        let local = self.uplinks.stand_in(link);
+        match self.endpoint.open_path(live.connection, remote, local, now) {
             Ok(path) => {
                 live.open.insert(link, (path, false));
             }

@@ -21,6 +21,8 @@ use whimbrel_common::path::PathKey;
 pub(crate) struct Uplinks {
     links: BTreeMap<PathKey, Uplink>,
     steered: BTreeMap<PathKey, PathKey>,
+    /// How often each link got a new stand-in.
+    generations: BTreeMap<PathKey, u32>,
     /// Where datagrams without a link of their own leave.
     preferred: Option<PathKey>,
     mark: u32,
@@ -110,6 +112,18 @@ impl Uplinks {
         self.steered.clear();
     }
 
+    /// The address the engine knows a link by at the moment.
+    pub(crate) fn stand_in(&self, link: PathKey) -> IpAddr {
+        stand_in(link, self.generations.get(&link).copied().unwrap_or(0))
+    }
+
+    /// Gives a link a new [stand-in](Self::stand_in). A path whose packets came in here has learnt
+    /// the old one, and the engine would take another path from there for validated.
+    pub(crate) fn renew_stand_in(&mut self, link: PathKey) {
+        let generation = self.generations.entry(link).or_insert(0);
+        *generation = generation.wrapping_add(1);
+    }
+
     /// Datagrams without a link of their own leave by this one.
     pub(crate) fn prefer(&mut self, link: PathKey) {
         self.preferred = Some(link);
@@ -160,7 +174,7 @@ impl Uplinks {
             other => other,
         }?;
         uplink.rx_bytes += batch.size as u64;
-        Ok(Batch { local: Some(stand_in(link)), ..batch })
+        Ok(Batch { local: Some(self.stand_in(link)), ..batch })
     }
 
     /// Sends by the link the datagrams belong to, or the one that one is steered onto. Datagrams
@@ -199,11 +213,14 @@ impl Uplink {
     }
 }
 
-/// The address the engine knows a link by, from the discard-only prefix (RFC 6666).
-pub(crate) fn stand_in(link: PathKey) -> IpAddr {
-    let [a, b, c, d] = link.0.to_be_bytes();
-    let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, high, low).into()
+/// An address for the engine to know a link by, from the discard-only prefix (RFC 6666).
+fn stand_in(link: PathKey, generation: u32) -> IpAddr {
+    let halves = |number: u32| {
+        let [a, b, c, d] = number.to_be_bytes();
+        (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
+    };
+    let ((age, of_age), (high, low)) = (halves(generation), halves(link.0));
+    Ipv6Addr::new(0x100, 0, 0, 0, age, of_age, high, low).into()
 }
 
 /// The link a stand-in belongs to.
@@ -240,7 +257,9 @@ mod tests {
     #[test]
     fn stand_in_leads_back_to_its_link() {
         for link in [PathKey(0), PathKey(2), PathKey(70_000), PathKey(u32::MAX)] {
-            assert_eq!(link_of(stand_in(link)), Some(link));
+            assert_eq!(link_of(stand_in(link, 0)), Some(link));
+            assert_eq!(link_of(stand_in(link, 70_001)), Some(link));
+            assert_ne!(stand_in(link, 0), stand_in(link, 70_001));
         }
     }
 }

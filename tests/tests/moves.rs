@@ -7,6 +7,8 @@
 
 use whimbrel_tests::suite;
 
+#[path = "moves/chaos.rs"]
+mod chaos;
 #[path = "moves/choice.rs"]
 mod choice;
 #[path = "moves/dead.rs"]
@@ -22,6 +24,7 @@ mod silent;
 #[path = "moves/stage.rs"]
 mod stage;
 
+use chaos::*;
 use choice::*;
 use dead::*;
 use families::*;
@@ -45,6 +48,7 @@ suite! {
     connections_that_have_just_opened_survive_an_outage,
     a_link_that_is_back_at_once_stands_alone,
     both_links_may_flap,
+    networks_may_come_and_go_at_random,
     a_person_decides_and_gives_the_choice_back,
     the_preferred_link_carries_while_it_works,
     a_metered_link_is_the_last_resort,

@@ -65,7 +65,9 @@ impl Paths {
             return;
         }
         self.wanted = None;
-        let gentle = self.is_fresh(now);
+        // A gateway leaves a path by itself only when nothing it sends there arrives: what is in
+        // flight to us is lost, however well our own direction works.
+        let gentle = self.role == Role::Gateway && self.is_fresh(now);
         if gentle {
             if let Some(from) = self.active.and_then(|active| self.links.get_mut(&active)) {
                 from.strike(&self.config, now);

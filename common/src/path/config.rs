@@ -75,6 +75,8 @@ pub struct Config {
     pub cooldown: Duration,
     /// …up to this.
     pub cooldown_limit: Duration,
+    /// While no path answers a link rests no longer than this.
+    pub outage_rest: Duration,
     /// Good behaviour for this long makes up for all failures.
     pub forgiveness: Duration,
     /// The traffic stays this long on a path before it moves to a better one.
@@ -133,6 +135,7 @@ impl Config {
             ack_delay: ms(25),
             cooldown: ms(5000),
             cooldown_limit: ms(300_000),
+            outage_rest: ms(1000),
             forgiveness: ms(600_000),
             dwell: ms(10_000),
             clean_probes: 5,
@@ -141,7 +144,7 @@ impl Config {
             crossing: ms(1000),
             steer_after: ms(1000),
             steer_trial: ms(250),
-            steer_spacing: ms(5000),
+            steer_spacing: ms(2000),
             stall: ms(25),
             stall_spacing: ms(500),
         }

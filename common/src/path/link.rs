@@ -35,6 +35,8 @@ pub(super) struct Link {
     pub(super) trial_after: Option<Instant>,
     /// The traffic was driven away from here and has not returned.
     pub(super) lost_traffic: bool,
+    /// What was in flight when the traffic left was not recovered over another link.
+    pub(super) stranded: bool,
     /// An attempt to steer the path elsewhere brought nothing.
     pub(super) steered_back: bool,
     strikes: u32,
@@ -85,6 +87,7 @@ impl Link {
             trial: None,
             trial_after: None,
             lost_traffic: false,
+            stranded: false,
             steered_back: false,
             strikes: 0,
             struck_at: None,
@@ -125,6 +128,7 @@ impl Link {
         self.retire_at = None;
         self.open_by = None;
         self.trial = None;
+        self.stranded = false;
     }
 
     pub(super) fn record(&mut self, evidence: Evidence, config: &Config) {
@@ -147,6 +151,8 @@ impl Link {
             self.broken = None;
             self.last_send_error = None;
         }
+        // The engine recovers the rest by itself.
+        self.stranded &= evidence.last_ack <= self.evidence.last_ack;
         self.evidence = evidence;
     }
 
@@ -190,5 +196,11 @@ impl Link {
         self.strikes = self.strikes.saturating_add(1);
         self.struck_at = Some(now);
         self.cooldown_until = Some(now + config.rest(self.strikes));
+    }
+
+    /// While nothing works, no failure is held against a link for long.
+    pub(super) fn shorten_rest(&mut self, config: &Config) {
+        let limit = self.struck_at.map(|at| at + config.outage_rest);
+        self.cooldown_until = self.cooldown_until.zip(limit).map(|(until, limit)| until.min(limit));
     }
 }

@@ -44,7 +44,7 @@ impl Paths {
         if self.links.get(&from).is_some_and(|link| link.open) {
             self.set_retirement(from, now);
         }
-        self.act(Action::Replay { from });
+        self.act(Action::Replay { from, silent_since: silent_since.unwrap_or(now) });
         if !known.is_some_and(|steering| steering.confirmed) {
             self.report(Some(from), to, reason, silent_since, now);
         }
@@ -143,6 +143,7 @@ impl Paths {
 
     /// The active path was closed under us: there is nothing to steer.
     pub(super) fn replace_active(&mut self, gone: PathKey, now: Instant) {
+        let silent_since = self.silence_of(gone).unwrap_or(now);
         self.active = None;
         self.trouble = None;
         self.steering = None;
@@ -153,7 +154,7 @@ impl Paths {
         let Some(to) = next else { return };
         self.unsteer(to);
         self.settle_on(to, now);
-        self.act(Action::Replay { from: gone });
+        self.act(Action::Replay { from: gone, silent_since });
         self.report(Some(gone), to, MoveReason::LinkDown, None, now);
         if self.is_dead(to) {
             self.condemn_active(MoveReason::LinkDown, now);
@@ -339,6 +340,7 @@ impl Paths {
                 self.unsteer(path);
                 if let Some(link) = self.links.get_mut(&path) {
                     link.retire_at = None;
+                    link.stranded = true;
                 }
                 self.shift(path, State::Warm, now);
                 self.probe(path, now);

@@ -217,8 +217,12 @@ impl Paths {
 
     pub(super) fn tend_openings(&mut self, now: Instant) {
         let all: Vec<PathKey> = self.links.keys().copied().collect();
+        let well = self.is_well();
         for path in all {
             let Some(link) = self.links.get_mut(&path) else { continue };
+            if !well {
+                link.shorten_rest(&self.config);
+            }
             if link.cooldown_until.is_some_and(|until| now >= until) {
                 link.cooldown_until = None;
             }
@@ -286,7 +290,8 @@ impl Paths {
         }
     }
 
-    fn close(&mut self, path: PathKey, now: Instant) {
+    /// What was in flight there is lost to the engine then, and sent again elsewhere.
+    pub(super) fn close(&mut self, path: PathKey, now: Instant) {
         self.act(Action::Close { path });
         self.unsteer(path);
         if let Some(link) = self.links.get_mut(&path) {

@@ -209,6 +209,8 @@ pub enum Action {
     Replay {
         /// The path they were sent on.
         from: PathKey,
+        /// When its silence began: what was under way then may be lost.
+        silent_since: Instant,
     },
     /// The traffic moved.
     Moved(Move),

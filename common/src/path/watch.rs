@@ -251,6 +251,7 @@ impl Paths {
                 State::Suspect if link.evidence.last_ack > Some(link.since) => {
                     self.shift(path, State::Warm, now);
                 }
+                State::Suspect if link.stranded && self.is_well() => self.close(path, now),
                 State::Suspect => self.nag(path, now),
                 State::Absent
                 | State::Probing

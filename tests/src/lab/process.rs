@@ -115,7 +115,7 @@ impl Process {
     /// The last lines of its log.
     #[must_use]
     pub fn log(&self) -> String {
-        const LAST: usize = 20;
+        const LAST: usize = 60;
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let mut last: VecDeque<&str> = VecDeque::new();
         for line in text.lines() {

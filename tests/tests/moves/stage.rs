@@ -129,7 +129,9 @@ impl Stage {
         let events = events.ok().and_then(|it| it.as_array().cloned()).unwrap_or_default();
         let events: Vec<String> = events.iter().map(Value::to_string).collect();
         let log = self.client.process().log();
-        format!("paths: {paths}\nevents:\n{}\nlog:\n{log}", events.join("\n"))
+        let gateway = self.gateway.process().log();
+        let events = events.join("\n");
+        format!("paths: {paths}\nevents:\n{events}\nlog:\n{log}\ngateway's log:\n{gateway}")
     }
 
     /// What `paths --json` says.

@@ -12,7 +12,7 @@ fn link_down_moves_at_once() {
     net.down(WIFI, DownReason::Carrier);
     assert_eq!(net.carried(at, CELL), Some(at));
     assert_eq!(net.first(at, |a| *a == Action::Steer { from: WIFI, onto: CELL }), Some(at));
-    assert_eq!(net.first(at, |a| *a == Action::Replay { from: WIFI }), Some(at));
+    assert_eq!(net.first(at, |a| matches!(a, Action::Replay { from: WIFI, .. })), Some(at));
     assert_eq!(net.moves()[0].reason, MoveReason::LinkDown);
     assert_eq!(net.paths.state(WIFI), State::Steered);
     net.run(2_000);
@@ -34,7 +34,7 @@ fn steer_comes_before_carry_and_replay() {
         .collect();
     assert_eq!(orders[0], Action::Steer { from: WIFI, onto: CELL });
     assert_eq!(orders[1], Action::Carry { path: CELL });
-    assert_eq!(orders[2], Action::Replay { from: WIFI });
+    assert!(matches!(orders[2], Action::Replay { from: WIFI, .. }));
 }
 
 #[test]

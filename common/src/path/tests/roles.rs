@@ -89,7 +89,7 @@ fn the_gateway_leaves_a_silent_path_for_one_that_answers() {
     }
     let actions = gateway.drain();
     assert!(actions.contains(&Action::Carry { path: SECOND }), "{actions:?}");
-    assert!(actions.contains(&Action::Replay { from: FIRST }));
+    assert!(actions.iter().any(|it| matches!(it, Action::Replay { from: FIRST, .. })));
     assert_eq!(reason(&actions), Some(MoveReason::BlackHole));
     assert!(!actions.iter().any(|action| matches!(
         action,
@@ -119,7 +119,7 @@ fn the_gateway_follows_the_client() {
     let actions = gateway.drain();
     assert_eq!(actions[0], Action::Carry { path: SECOND });
     assert_eq!(reason(&actions), Some(MoveReason::PeerAsked));
-    assert!(!actions.contains(&Action::Replay { from: FIRST }));
+    assert!(!actions.iter().any(|it| matches!(it, Action::Replay { from: FIRST, .. })));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn the_gateway_sends_again_what_the_client_cannot_have_got() {
     gateway.pass(1_000);
     gateway.evidence(FIRST, Some(90), Some(90));
     gateway.give(Input::Prefer { path: SECOND, by: PreferredBy::Peer });
-    assert!(gateway.drain().contains(&Action::Replay { from: FIRST }));
+    assert!(gateway.drain().iter().any(|it| matches!(it, Action::Replay { from: FIRST, .. })));
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn when_the_client_closes_the_active_path_another_carries() {
     gateway.give(Input::Closed { path: FIRST });
     let actions = gateway.drain();
     assert_eq!(actions[0], Action::Carry { path: SECOND });
-    assert_eq!(actions[1], Action::Replay { from: FIRST });
+    assert!(matches!(actions[1], Action::Replay { from: FIRST, .. }));
     gateway.give(Input::Closed { path: SECOND });
     assert_eq!(gateway.paths.active(), None);
     gateway.give(Input::Opened { path: PathKey(3) });

@@ -1,0 +1,108 @@
+//! Networks that come and go at random.
+
+use anyhow::{Context, Result};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use whimbrel_tests::internet::Direction;
+use whimbrel_tests::lab::{BOTH, ORIGIN_V4};
+use whimbrel_tests::traffic::Moment;
+
+use crate::ride::Ride;
+use crate::stage::{Stage, tell};
+
+const LINKS: [&str; 2] = ["wifi0", "cell0"];
+
+/// As long as a test may be; `WHIMBREL_SOAK` makes it as many seconds as wanted, `WHIMBREL_SEED`
+/// repeats an order of events.
+const TIME: Duration = Duration::from_secs(20);
+
+/// How long one good link is enough for everything to move again on a busy machine.
+const RECOVERY: Duration = Duration::from_secs(4);
+
+/// An order of events that can be had again.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: u64) -> u64 {
+        // Steele, Lea and Flood's SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % sides
+    }
+}
+
+pub(crate) fn networks_may_come_and_go_at_random() -> Result<()> {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seed = number("WHIMBREL_SEED").unwrap_or(u64::from(clock.subsec_micros()));
+    let time = number("WHIMBREL_SOAK").map_or(TIME, Duration::from_secs);
+    tell(&format!("seed {seed}, {time:?}"));
+    let mut stage = Stage::raise()?;
+    let mut ride = Ride::begin(&stage.world, ORIGIN_V4)?;
+    let (mut dice, begin, mut rounds) = (Dice(seed), Moment::now(), 0);
+    while Moment::now().since(begin) < time {
+        let mut story = Vec::new();
+        for _ in 0..=dice.throw(4) {
+            story.push(befall(&stage, &mut dice)?);
+        }
+        let good = LINKS[usize::from(dice.throw(2) == 0)];
+        stage.world.link(good).heal();
+        stage.world.link(good).up()?;
+        let healed = Moment::now();
+        stage.goes_on_after(&mut ride, healed).with_context(|| format!("{story:?}, {good}"))?;
+        let took = Moment::now().since(healed);
+        if took > RECOVERY {
+            tell(&format!("moving {took:.1?} after {good} came back: {}", story.join(", ")));
+        }
+        rounds += 1;
+    }
+    for link in LINKS {
+        stage.world.link(link).heal();
+        stage.world.link(link).up()?;
+    }
+    tell(&format!("{rounds} rounds, {} moves", stage.catch_up()?.len()));
+    stage.end(ride)
+}
+
+/// Something happens to a network and lasts a while.
+fn befall(stage: &Stage, dice: &mut Dice) -> Result<String> {
+    let name = LINKS[usize::from(dice.throw(2) == 0)];
+    let link = stage.world.link(name);
+    let what = match dice.throw(8) {
+        0 | 1 => {
+            link.black_hole(&BOTH);
+            "swallows everything"
+        }
+        2 => {
+            link.black_hole(&[Direction::Up]);
+            "swallows what leaves"
+        }
+        3 => {
+            link.black_hole(&[Direction::Down]);
+            "swallows what arrives"
+        }
+        4 => {
+            link.down()?;
+            "goes down"
+        }
+        5 => {
+            link.rebind();
+            "is rebound"
+        }
+        _ => {
+            link.heal();
+            link.up()?;
+            "heals"
+        }
+    };
+    let lasts = match dice.throw(5) {
+        0 => 20,
+        1 => 150,
+        2 => 400,
+        3 => 900,
+        _ => 2500,
+    };
+    let lasts = Duration::from_millis(lasts);
+    std::thread::sleep(lasts);
+    Ok(format!("{name} {what} for {lasts:?}"))
+}
