@@ -43,7 +43,9 @@ pub(crate) struct Client {
     /// Bytes of flows on their way again for the move at hand.
     replayed: u64,
     offline: Offline,
-    /// Since when there is no session.
+    /// Since when the session has no connection.
+    alone_since: Option<Instant>,
+    /// Since when new connections cannot be opened.
     detached_since: Option<Instant>,
     given_up: bool,
     /// The session is attached, but no link has worked for a while.
@@ -72,6 +74,7 @@ impl Client {
             reports: Reports::default(),
             replayed: 0,
             offline,
+            alone_since: None,
             detached_since: Some(now),
             given_up: false,
             parked: false,
@@ -99,14 +102,16 @@ impl Client {
         self.drain_engine(now);
         self.report(now);
         self.check_patience(now);
+        self.check_hold(now);
         self.check_pause(now);
         let (tunnel, lost) = (&self.tunnel, self.tunnel.lost_bytes());
         self.journal.settle(now, lost, |link| tunnel.progress_of(link));
-        !self.work.is_empty()
+        !self.work.is_empty() && self.tunnel.connection().is_some()
     }
 
     /// When [`advance`](Self::advance) wants to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let hold = self.alone_since.and_then(|since| since.checked_add(self.tunnel.hold()));
         let patience = self.detached_since.filter(|_| !self.given_up).map(|at| at + PATIENCE);
         [
             self.engine.poll_timeout(),
@@ -114,6 +119,7 @@ impl Client {
             self.reports.deadline(),
             self.journal.deadline(),
             patience,
+            hold,
             self.paused.and_then(|pause| pause.until),
         ]
         .into_iter()
@@ -158,8 +164,15 @@ impl Client {
     fn open_waiting(&mut self, now: Instant) {
         let Some(connection) = self.tunnel.connection().filter(|_| !self.parked) else { return };
         while let Some(flow) = self.waiting.first().copied() {
-            if let Some(ferry) = self.ferries.get_mut(&flow).filter(|ferry| ferry.is_waiting()) {
-                if !ferry.dial(&mut self.tunnel.endpoint, connection) {
+            let waits = |ferry: &&mut Ferry| ferry.is_waiting() || ferry.is_detached();
+            if let Some(ferry) = self.ferries.get_mut(&flow).filter(waits) {
+                let endpoint = &mut self.tunnel.endpoint;
+                let begun = if ferry.is_detached() {
+                    ferry.reattach(endpoint, connection)
+                } else {
+                    ferry.dial(endpoint, connection)
+                };
+                if !begun {
                     break;
                 }
                 if let Some(pipe) = &ferry.pipe {
@@ -182,8 +195,9 @@ impl Client {
 
     fn handle_news(&mut self, news: News, now: Instant) {
         match news {
-            News::Attached => self.attached(),
+            News::Attached { resumed } => self.attached(resumed, now),
             News::Detached { reason } => self.detached(&reason, now),
+            News::Ended => self.lose_flows("the gateway ended the session", now),
             News::Stream(stream) => {
                 if let Some(flow) = self.streams.get(&stream).copied() {
                     self.enqueue(flow);
@@ -209,9 +223,17 @@ impl Client {
         }
     }
 
-    fn attached(&mut self) {
+    fn attached(&mut self, resumed: bool, now: Instant) {
         self.detached_since = None;
+        self.alone_since = None;
         self.given_up = false;
+        self.parked = false;
+        if resumed {
+            let detached = self.ferries.iter().filter(|(_, ferry)| ferry.is_detached());
+            self.waiting.extend(detached.map(|(flow, _)| *flow));
+        } else {
+            self.lose_flows("the gateway does not know the session any more", now);
+        }
         let session = self.tunnel.session().map(|session| session.to_string());
         self.journal.tell(
             EventKind::Attached,
@@ -239,8 +261,23 @@ impl Client {
 
     fn detached(&mut self, reason: &str, now: Instant) {
         self.detached_since = Some(now);
+        self.alone_since = Some(now);
+        self.parked = true;
+        self.ferries.values_mut().for_each(Ferry::detach);
+        self.streams.clear();
+        self.reports = Reports::default();
+        let held = self.ferries.len();
+        self.journal.tell(
+            EventKind::Offline,
+            format!("the connection to the gateway is lost ({reason}); {held} flows are held"),
+        );
+    }
+
+    /// The session is over: what was open at the gateway is gone.
+    fn lose_flows(&mut self, reason: &str, now: Instant) {
+        self.alone_since = None;
         let mut lost = Vec::new();
-        for (flow, ferry) in &mut self.ferries {
+        for (flow, ferry) in self.ferries.iter_mut().filter(|(_, ferry)| ferry.is_detached()) {
             if ferry.dial_again() {
                 self.waiting.insert(*flow);
             } else {
@@ -248,15 +285,24 @@ impl Client {
             }
         }
         for flow in &lost {
-            self.end(*flow, &End::ByGateway, now);
+            if let Some(ferry) = self.forget(*flow) {
+                let endpoint = &mut self.tunnel.endpoint;
+                ferry.close(&End::ByGateway, &mut self.engine, endpoint, None, now);
+            }
         }
-        let lost = lost.len();
-        self.streams.clear();
-        self.reports = Reports::default();
-        self.journal.tell(
-            EventKind::Offline,
-            format!("the connection to the gateway is lost ({reason}); {lost} flows were reset"),
-        );
+        if !lost.is_empty() {
+            let text = format!("{reason}: {} flows were reset", lost.len());
+            self.journal.tell(EventKind::Offline, text);
+        }
+    }
+
+    /// The gateway has dropped by now what it held for us.
+    fn check_hold(&mut self, now: Instant) {
+        let over = |since| now.saturating_duration_since(since) >= self.tunnel.hold();
+        if self.alone_since.is_some_and(over) {
+            self.tunnel.forget_session();
+            self.lose_flows("the gateway was out of reach for too long", now);
+        }
     }
 
     fn taken(&mut self, entries: &[Taken], now: Instant) {
@@ -313,8 +359,13 @@ impl Client {
             ferry.queued = false;
             let before = (ferry.up_bytes, ferry.down_bytes);
             let replayed = ferry.replayed;
+            let stream = ferry.pipe.as_ref().map(Pipe::stream);
             let turn =
                 ferry.turn(&mut self.engine, &mut self.tunnel.endpoint, connection, terms, now);
+            if ferry.is_waiting() {
+                stream.and_then(|stream| self.streams.remove(&stream));
+                self.waiting.insert(flow);
+            }
             active |= before != (ferry.up_bytes, ferry.down_bytes);
             self.journal.add_replayed(ferry.replayed - replayed);
             if let Some(pipe) = &ferry.pipe {
@@ -333,6 +384,11 @@ impl Client {
 
     fn end(&mut self, flow: FlowId, end: &End, now: Instant) {
         let connection = self.tunnel.connection();
+        let detached = self.ferries.get_mut(&flow).filter(|ferry| ferry.is_detached());
+        if let (End::ByApplication, Some(ferry)) = (end, detached) {
+            ferry.doom();
+            return;
+        }
         if let Some(ferry) = self.forget(flow) {
             debug!(flow = flow.0, ?end, up = ferry.up_bytes, down = ferry.down_bytes, "Flow over");
             ferry.close(end, &mut self.engine, &mut self.tunnel.endpoint, connection, now);
@@ -379,10 +435,13 @@ impl Client {
             return;
         }
         self.given_up = true;
-        let refused = self.waiting.len();
+        let mut refused = 0;
         for flow in std::mem::take(&mut self.waiting) {
-            self.ferries.remove(&flow);
-            self.engine.refuse(flow, Refusal::HostUnreachable, now);
+            if self.ferries.get(&flow).is_some_and(Ferry::is_waiting) {
+                self.ferries.remove(&flow);
+                self.engine.refuse(flow, Refusal::HostUnreachable, now);
+                refused += 1;
+            }
         }
         let what = match self.offline {
             Offline::Direct => "new connections go direct until it is back",

@@ -60,6 +60,10 @@ pub(crate) struct Ferry {
     pub(crate) pipe: Option<Pipe>,
     phase: Phase,
     redialled: bool,
+    /// The connection that carried the flow is lost, and no stream of another carries it yet.
+    detached: bool,
+    /// The application reset the flow while the gateway could not be told.
+    doomed: bool,
     last_byte: Instant,
     /// The application's connection is over; what is left concerns the gateway only.
     app_gone: bool,
@@ -125,6 +129,8 @@ impl Ferry {
             pipe: None,
             phase: Phase::Waiting,
             redialled: false,
+            detached: false,
+            doomed: false,
             last_byte: now,
             app_gone: false,
             ended: false,
@@ -147,6 +153,7 @@ impl Ferry {
         let state = match self.phase {
             Phase::Waiting => "held",
             Phase::Dialling => "opening",
+            Phase::Open if self.doomed => "closing",
             Phase::Open if self.app_gone || self.ended && finished => "closing",
             Phase::Open if self.ended || finished => "half-closed",
             Phase::Open => "open",
@@ -184,8 +191,35 @@ impl Ferry {
         if again {
             self.phase = Phase::Waiting;
             self.pipe = None;
+            self.detached = false;
         }
         again || self.phase == Phase::Waiting
+    }
+
+    /// The connection is gone, the session may go on over another one.
+    pub(crate) fn detach(&mut self) {
+        self.detached = self.pipe.is_some();
+    }
+
+    /// Whether the flow belongs to a connection that is gone.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.detached
+    }
+
+    /// The gateway is told that the application reset the flow as soon as it can be.
+    pub(crate) fn doom(&mut self) {
+        self.doomed = true;
+    }
+
+    /// Goes on over a new connection of the same session, if it has a stream to give. Whether it
+    /// had.
+    pub(crate) fn reattach(&mut self, endpoint: &mut Endpoint, connection: Connection) -> bool {
+        let Some(pipe) = self.pipe.as_mut() else { return true };
+        let Some(stream) = endpoint.open(connection) else { return false };
+        self.replayed += pipe.sender.in_flight();
+        self.detached = false;
+        pipe.redial(stream);
+        true
     }
 
     /// The application is gone in an orderly way.
@@ -207,7 +241,8 @@ impl Ferry {
         let asking = pipe.epoch() > pipe.answered();
         // While the gateway dials there is nothing to repeat but the request itself, which must not
         // be: the stream that carries it recovers by itself.
-        if self.phase != Phase::Open || !(active || asking || pipe.sender.in_flight() > 0) {
+        let moving = active || asking || pipe.sender.in_flight() > 0;
+        if self.phase != Phase::Open || self.detached || !moving {
             return false;
         }
         let Some(stream) = endpoint.open(connection) else { return false };
@@ -243,6 +278,9 @@ impl Ferry {
         terms: Terms,
         now: Instant,
     ) -> Result<bool, End> {
+        if self.detached {
+            return Ok(false);
+        }
         let Some(pipe) = self.pipe.as_mut() else { return Ok(false) };
         push(pipe, endpoint, connection)?;
         if self.phase == Phase::Dialling || pipe.epoch() > pipe.answered() {
@@ -251,7 +289,10 @@ impl Ferry {
                 Some(answer) => self.take_answer(engine, answer, now)?,
             }
         }
-        if self.phase != Phase::Open {
+        if self.doomed && self.pipe.as_ref().is_some_and(|pipe| pipe.epoch() == pipe.answered()) {
+            return Err(End::ByApplication);
+        }
+        if self.phase != Phase::Open || self.doomed {
             return Ok(false);
         }
         let up = self.carry_up(engine, endpoint, connection, now)?;
@@ -268,16 +309,17 @@ impl Ferry {
         answer: AnswerOrEnd,
         now: Instant,
     ) -> Result<(), End> {
+        // The request to dial was lost with a connection.
+        let unseen = answer == AnswerOrEnd::Answer(FlowAnswer::NeverSeen) && !self.doomed;
+        if unseen && self.dial_again() {
+            return Ok(());
+        }
         let Some(pipe) = self.pipe.as_mut() else { return Ok(()) };
         match answer {
             AnswerOrEnd::Answer(FlowAnswer::Opened { limit }) => {
                 pipe.sender.acknowledge(0, limit, false).map_err(End::Violation)?;
                 pipe.mark_answered();
-                if self.phase == Phase::Dialling {
-                    self.phase = Phase::Open;
-                    self.last_byte = now;
-                    engine.accept(self.flow, now);
-                }
+                self.opened(engine, now);
                 Ok(())
             }
             AnswerOrEnd::Answer(FlowAnswer::Resumed {
@@ -291,6 +333,7 @@ impl Ferry {
                 pipe.receiver.resume(offset).map_err(End::Violation)?;
                 pipe.sender.acknowledge(taken, limit, fin_taken).map_err(End::Violation)?;
                 pipe.mark_answered();
+                self.opened(engine, now);
                 Ok(())
             }
             AnswerOrEnd::Answer(FlowAnswer::Refused { reason }) => Err(End::Refused(reason)),
@@ -303,6 +346,15 @@ impl Ferry {
             AnswerOrEnd::Answer(FlowAnswer::NeverSeen | FlowAnswer::Gone) | AnswerOrEnd::End => {
                 Err(End::ByGateway)
             }
+        }
+    }
+
+    /// The gateway's connection stands.
+    fn opened(&mut self, engine: &mut Engine, now: Instant) {
+        if self.phase == Phase::Dialling {
+            self.phase = Phase::Open;
+            self.last_byte = now;
+            engine.accept(self.flow, now);
         }
     }
 
@@ -412,7 +464,8 @@ impl Ferry {
             End::ByApplication => {}
         }
         let reset = matches!(end, End::ByApplication | End::Violation(_) | End::Wire(_));
-        if let (true, Some(pipe), Some(connection)) = (reset, &self.pipe, connection) {
+        let told = self.pipe.as_ref().filter(|_| !self.detached);
+        if let (true, Some(pipe), Some(connection)) = (reset, told, connection) {
             pipe.reset(endpoint, connection);
         }
     }

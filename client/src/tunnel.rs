@@ -19,9 +19,9 @@ use whimbrel_common::path::Role as PathRole;
 use whimbrel_common::path::{
     Action, Config, DownReason, Evidence, Input, Move, PathKey, Paths, PreferredBy, State,
 };
-use whimbrel_common::wire::{Control, Denial, SessionId, Taken, VERSION};
+use whimbrel_common::wire::{Control, DETACH, Denial, SessionId, Taken, VERSION};
 
-use crate::uplinks::{SendFailed, Uplinks};
+use crate::uplinks::{SendFailed, Uplinks, link_of};
 
 mod search;
 
@@ -48,10 +48,13 @@ const OPEN_AGAIN: Duration = Duration::from_millis(250);
 /// What the owner must know of.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// The session is attached: flows may be opened.
-    Attached,
-    /// The connection is lost with everything on it.
+    /// The session is attached: flows may be opened. If it was resumed, the gateway has kept those
+    /// there were.
+    Attached { resumed: bool },
+    /// The connection is lost; the session may go on over another one.
     Detached { reason: String },
+    /// The session is over with everything in it.
+    Ended,
     /// A stream may have something to read, or room.
     Stream(Stream),
     /// The peer abandoned a stream.
@@ -116,7 +119,6 @@ struct Candidate {
 struct Live {
     connection: Connection,
     control: ControlStream,
-    session: Option<SessionId>,
     paths: Paths,
     /// The engine's path of each link, and whether it was validated.
     open: BTreeMap<PathKey, (Path, bool)>,
@@ -127,6 +129,8 @@ struct Live {
     heard: BTreeMap<Path, (u64, Instant)>,
     /// Links whose path is to be tried again.
     again: BTreeMap<PathKey, Instant>,
+    /// Links without a path of their own, and the link whose path leaves by each.
+    lent: BTreeMap<PathKey, PathKey>,
     attached: bool,
 }
 
@@ -157,6 +161,11 @@ pub(crate) struct Tunnel {
     search: Search,
     live: Option<Live>,
     candidate: Option<Candidate>,
+    /// The session, which outlives its connections, and how often it was attached.
+    session: Option<SessionId>,
+    epoch: u64,
+    /// How long the gateway holds the session's flows without a connection.
+    hold: Duration,
     news: VecDeque<News>,
     pub(crate) last_failure: Option<String>,
 }
@@ -175,6 +184,9 @@ impl Tunnel {
             search: Search::new(),
             live: None,
             candidate: None,
+            session: None,
+            epoch: 0,
+            hold: Duration::ZERO,
             news: VecDeque::new(),
             last_failure: None,
         })
@@ -254,14 +266,25 @@ impl Tunnel {
         match &self.live {
             Some(live) if live.attached && live.is_parked(now) => Standing::Parked,
             Some(live) if live.attached => Standing::Attached,
+            _ if self.session.is_some() => Standing::Parked,
             _ if self.links.is_empty() => Standing::Offline,
             _ => Standing::Connecting,
         }
     }
 
-    /// The session, once attached.
+    /// The session, from its first attachment to its end.
     pub(crate) fn session(&self) -> Option<SessionId> {
-        self.live.as_ref().and_then(|live| live.session)
+        self.session
+    }
+
+    /// How long the gateway holds the session's flows without a connection.
+    pub(crate) fn hold(&self) -> Duration {
+        self.hold
+    }
+
+    /// Gives the session up: the gateway has dropped what it held.
+    pub(crate) fn forget_session(&mut self) {
+        self.session = None;
     }
 
     /// The round trip flows are judged by.
@@ -283,7 +306,18 @@ impl Tunnel {
         data: BytesMut,
         now: Instant,
     ) {
+        let local = local.map(|local| self.borrower_of(local).unwrap_or(local));
         self.endpoint.handle_datagram(remote, local, ecn, data, now);
+    }
+
+    /// What comes in on a link that is lent belongs to the path that leaves there. Under the link's
+    /// own stand-in the engine would take it for a migration, and let the path go on from there.
+    fn borrower_of(&self, local: IpAddr) -> Option<IpAddr> {
+        let (live, link) = (self.live.as_ref()?, link_of(local)?);
+        let borrower = live.lent.get(&link)?;
+        let connecting = self.search.uses(link)
+            || self.candidate.is_some_and(|candidate| candidate.link == link);
+        (!connecting).then(|| self.uplinks.stand_in(*borrower))
     }
 
     /// The next datagrams to send.
@@ -425,7 +459,8 @@ impl Tunnel {
         };
         let mut control = ControlStream::new(stream);
         control.send(&Control::Hello { version: VERSION, capabilities: 0 });
-        control.send(&Control::Attach { session: None, epoch: 1 });
+        self.epoch += 1;
+        control.send(&Control::Attach { session: self.session, epoch: self.epoch });
         let mut paths = Paths::new(PathRole::Client, Config::new(PathRole::Client));
         for (key, described) in &self.links {
             let (name, rank, metered) = (described.name.clone(), described.rank, described.metered);
@@ -439,13 +474,13 @@ impl Tunnel {
         self.live = Some(Live {
             connection,
             control,
-            session: None,
             paths,
             open: BTreeMap::from([(link, (Path::FIRST, true))]),
             judged: None,
             carries: (None, now),
             heard: BTreeMap::new(),
             again: BTreeMap::new(),
+            lent: BTreeMap::new(),
             attached: false,
         });
     }
@@ -457,6 +492,11 @@ impl Tunnel {
         if live.attached {
             warn!(reason = words, "Connection lost");
             self.news.push_back(News::Detached { reason: words.clone() });
+        }
+        // The gateway said so itself: it has closed what belonged to the session.
+        if matches!(reason, Lost::ClosedByPeer(code) if *code != DETACH) {
+            self.session = None;
+            self.news.push_back(News::Ended);
         }
         self.fail(&words, None);
         self.search.start_over(now);
@@ -503,7 +543,7 @@ impl Tunnel {
         if let Some(candidate) = self.candidate.take_if(|it| now >= it.since + LAST_CHANCE) {
             if let Some(old) = self.live.as_ref().map(|live| live.connection) {
                 self.lose(&Lost::Reset, now);
-                self.endpoint.close(old, 0, "replaced", now);
+                self.endpoint.close(old, DETACH, "replaced", now);
             }
             info!(link = self.uplinks.name(candidate.link), "Connected anew");
             self.greet(candidate.connection, candidate.link, now);
@@ -563,12 +603,14 @@ impl Tunnel {
                     self.endpoint.close(live.connection, code, "version", now);
                 }
             }
-            Control::Attached { session, .. } => {
-                info!(%session, "Attached");
-                live.session = Some(session);
+            Control::Attached { session, hold, .. } => {
+                let resumed = self.session == Some(session);
+                info!(%session, resumed, "Attached");
                 live.attached = true;
+                self.session = Some(session);
+                self.hold = Duration::from_secs(hold);
                 self.last_failure = None;
-                self.news.push_back(News::Attached);
+                self.news.push_back(News::Attached { resumed });
             }
             Control::Taken(entries) => self.news.push_back(News::Taken(entries)),
             Control::Denied { reason } => self.fail(&reason.to_string(), None),
@@ -619,7 +661,7 @@ impl Tunnel {
             live.paths.handle(input, now);
             if live.paths.active().is_none() {
                 let connection = live.connection;
-                self.endpoint.close(connection, 0, "no path is left", now);
+                self.endpoint.close(connection, DETACH, "no path is left", now);
                 self.lose(&Lost::Failed("every path was closed".to_owned()), now);
             }
         }
@@ -689,12 +731,17 @@ impl Tunnel {
             }
             Action::Steer { from, onto } => {
                 self.uplinks.steer(from, onto);
+                live.lent.retain(|_, borrower| *borrower != from);
+                if !live.open.contains_key(&onto) {
+                    live.lent.insert(onto, from);
+                }
                 if let Some(path) = path_of(from) {
                     self.endpoint.ping(connection, path);
                 }
             }
             Action::Unsteer { path: link } => {
                 self.uplinks.unsteer(link);
+                live.lent.retain(|_, borrower| *borrower != link);
                 // Answers that came in on the other link taught the engine its address: left alone,
                 // the path would go on leaving there. A new one takes its place.
                 let strayed = path_of(link).filter(|path| {
@@ -742,6 +789,7 @@ impl Tunnel {
         let local = self.uplinks.stand_in(link);
         match self.endpoint.open_path(live.connection, remote, local, now) {
             Ok(path) => {
+                live.lent.remove(&link);
                 live.open.insert(link, (path, false));
             }
             Err(OpenPathError::NotYet) => {

@@ -103,6 +103,9 @@ pub enum Control {
     Taken(Vec<Taken>),
 }
 
+/// The application error code of a connection that its client gives up while its session goes on.
+pub const DETACH: u64 = 64;
+
 /// Why a gateway does not admit a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Denial {

@@ -165,10 +165,10 @@ impl Daemon {
                 });
                 self.gateway.enrolled(ask.connection, outcome, now);
             }
-            Question::Attach { epoch } => {
+            Question::Attach { session, epoch } => {
                 let client =
                     self.state.admit(&ask.key).map(|name| (name, self.state.options(&ask.key)));
-                self.gateway.attached(ask.connection, epoch, client, now);
+                self.gateway.attached(ask.connection, session, epoch, client, now);
             }
         }
     }

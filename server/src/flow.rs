@@ -44,6 +44,8 @@ pub(crate) struct Flow {
     pub(crate) queued: bool,
     /// What the flow holds as last counted for its client.
     pub(crate) counted: u64,
+    /// The connection that carried the flow is lost, and no stream of another carries it yet.
+    pub(crate) parked: bool,
     socket: Destination,
     dialling: bool,
     can_read: bool,
@@ -97,6 +99,7 @@ impl Flow {
             down_bytes: 0,
             queued: false,
             counted: 0,
+            parked: false,
             socket,
             dialling: true,
             can_read: false,

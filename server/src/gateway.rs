@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use tracing::{debug, info, warn};
 use whimbrel_carrier::{
-    Connection, ControlStream, Endpoint, Event, Identity, Path, Pipe, Role, Stream, Transmit,
+    Connection, ControlStream, Endpoint, Event, Identity, Lost, Path, Pipe, Role, Stream, Transmit,
     Tuning,
 };
 use whimbrel_common::cid::ServerId;
@@ -22,7 +22,8 @@ use whimbrel_common::invite::Token;
 use whimbrel_common::path::{Action, Input, PathKey, PreferredBy};
 use whimbrel_common::session;
 use whimbrel_common::wire::{
-    Control, Denial, FlowAnswer, FlowHeader, RefuseReason, SessionId, StreamCode, VERSION, WireFlow,
+    Control, DETACH, Denial, FlowAnswer, FlowHeader, RefuseReason, SessionId, StreamCode, VERSION,
+    WireFlow,
 };
 use whimbrel_gateway_core::clients::Options;
 use whimbrel_gateway_core::egress::Policy;
@@ -30,7 +31,11 @@ use whimbrel_gateway_core::limits::Usage;
 
 use crate::dial::{Dialler, Ready, refusal};
 use crate::flow::{End, Flow, Terms, Turn};
-use crate::peer::{ADMISSION_BYTES, Peer, Use};
+use crate::peer::{ADMISSION_BYTES, Parked, Peer, Use};
+
+/// Sessions of one client that may wait for it: a daemon and a few wrapped commands. A client that
+/// was killed never comes back for its own.
+const MOST_PARKED: usize = 8;
 
 /// One read from a destination, in bytes. Bytes are copied out of it at their exact size.
 const SCRATCH: usize = 128 * 1024;
@@ -46,6 +51,8 @@ pub(crate) struct Stats {
     pub(crate) denied: u64,
     /// Dials beyond a client's limits.
     pub(crate) limited: u64,
+    /// Sessions given up because their client parked too many.
+    pub(crate) evicted: u64,
     /// Bytes to destinations.
     pub(crate) up_bytes: u64,
     /// Bytes from destinations.
@@ -65,7 +72,7 @@ pub(crate) enum Question {
     /// May this key be enrolled with this token?
     Enrol(Token),
     /// Is this key enrolled?
-    Attach { epoch: u64 },
+    Attach { session: Option<SessionId>, epoch: u64 },
 }
 
 /// See the [module](self).
@@ -76,6 +83,7 @@ pub(crate) struct Gateway {
     usage: Usage,
     limits: whimbrel_common::config::Limits,
     peers: BTreeMap<Connection, Peer>,
+    parked: BTreeMap<SessionId, Parked>,
     flows: BTreeMap<u64, Flow>,
     next_flow: u64,
     work: VecDeque<u64>,
@@ -105,6 +113,7 @@ impl Gateway {
             usage: Usage::new(&config.limits),
             limits: config.limits,
             peers: BTreeMap::new(),
+            parked: BTreeMap::new(),
             flows: BTreeMap::new(),
             next_flow: 0,
             work: VecDeque::new(),
@@ -158,6 +167,7 @@ impl Gateway {
             self.handle_event(connection, event, now);
         }
         self.expire_dials(now);
+        self.expire_parked(now);
         self.turn_flows(now);
         self.tend_peers(now);
         !self.work.is_empty()
@@ -172,7 +182,9 @@ impl Gateway {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let peers = self.peers.values().filter_map(Peer::deadline).min();
         let dials = self.dials.front().map(|(at, _)| *at);
-        [self.endpoint.poll_timeout(), peers, dials].into_iter().flatten().min()
+        let parked = self.parked.values().map(|parked| parked.since).min();
+        let parked = parked.and_then(|since| since.checked_add(self.limits.hold));
+        [self.endpoint.poll_timeout(), peers, dials, parked].into_iter().flatten().min()
     }
 
     fn handle_event(&mut self, connection: Connection, event: Event, now: Instant) {
@@ -181,7 +193,22 @@ impl Gateway {
                 debug!(%remote, %key, "Connected");
                 self.peers.insert(connection, Peer::new(connection, key, remote, now));
             }
-            Event::Lost(reason) => self.lose(connection, &reason.to_string()),
+            Event::Lost(reason) => {
+                let goes_on = match reason {
+                    Lost::ClosedByPeer(code) => code == DETACH,
+                    Lost::Reset
+                    | Lost::TimedOut
+                    | Lost::Closed
+                    | Lost::Authentication(_)
+                    | Lost::NotOurs(_)
+                    | Lost::Failed(_) => true,
+                };
+                if goes_on {
+                    self.park(connection, &reason.to_string(), now);
+                } else {
+                    self.lose(connection, &reason.to_string());
+                }
+            }
             Event::Opened => self.accept_streams(connection, now),
             Event::Readable(stream) => self.readable(connection, stream, now),
             Event::Writable(stream) => self.writable(connection, stream),
@@ -204,8 +231,14 @@ impl Gateway {
         }
     }
 
+    /// The connection is over, and the session with it.
     fn lose(&mut self, connection: Connection, reason: &str) {
-        let Some(peer) = self.peers.remove(&connection) else { return };
+        if let Some(peer) = self.peers.remove(&connection) {
+            self.finish(peer, reason);
+        }
+    }
+
+    fn finish(&mut self, peer: Peer, reason: &str) {
         if let Some(name) = &peer.name {
             info!(client = %name, flows = peer.flows.len(), reason, "Client gone");
         }
@@ -216,9 +249,93 @@ impl Gateway {
             }
         }
         // A client that connects again may do so before its old connection is known to be dead.
-        if self.peers.values().all(|other| other.key != peer.key) {
+        let same = |other: &Peer| other.key == peer.key;
+        let elsewhere = self.peers.values().any(same);
+        if !elsewhere && !self.parked.values().any(|parked| same(&parked.peer)) {
             self.usage.forget(&peer.key);
         }
+    }
+
+    /// The connection is over, the session waits for its client.
+    fn park(&mut self, connection: Connection, reason: &str, now: Instant) {
+        let Some(peer) = self.peers.remove(&connection) else { return };
+        let Some(session) = peer.session.filter(|_| !peer.flows.is_empty()) else {
+            self.finish(peer, reason);
+            return;
+        };
+        let client = peer.name.as_ref().map(ToString::to_string);
+        info!(client, %session, flows = peer.flows.len(), reason, "Client parked");
+        let key = peer.key;
+        let peer = self.detach(peer);
+        self.parked.insert(session, Parked { since: now, peer });
+        self.evict(&key);
+    }
+
+    /// Its streams and paths are gone; its flows rest.
+    fn detach(&mut self, mut peer: Peer) -> Peer {
+        for number in peer.flows.values() {
+            if let Some(flow) = self.flows.get_mut(number) {
+                flow.parked = true;
+            }
+        }
+        peer.control = None;
+        peer.streams.clear();
+        peer
+    }
+
+    /// Parks no more than [`MOST_PARKED`] sessions of a client.
+    fn evict(&mut self, key: &PublicKey) {
+        let mut own: Vec<(Instant, SessionId)> = self
+            .parked
+            .iter()
+            .filter(|(_, parked)| parked.peer.key == *key)
+            .map(|(session, parked)| (parked.since, *session))
+            .collect();
+        own.sort_unstable();
+        for (_, session) in own.iter().rev().skip(MOST_PARKED) {
+            self.stats.evicted += 1;
+            self.unpark(*session, "the client parks too many sessions");
+        }
+    }
+
+    fn unpark(&mut self, session: SessionId, reason: &str) {
+        if let Some(parked) = self.parked.remove(&session) {
+            self.finish(parked.peer, reason);
+        }
+    }
+
+    fn expire_parked(&mut self, now: Instant) {
+        let over =
+            |parked: &Parked| now.saturating_duration_since(parked.since) >= self.limits.hold;
+        let expired: Vec<SessionId> = self
+            .parked
+            .iter()
+            .filter(|(_, parked)| over(parked))
+            .map(|(session, _)| *session)
+            .collect();
+        for session in expired {
+            self.unpark(session, "the client did not come back");
+        }
+    }
+
+    /// Takes a session away from wherever it was: a place where it is parked, or a connection that
+    /// is not known to be dead yet. It must belong to this key, and an old epoch is inert.
+    fn reclaim(
+        &mut self,
+        session: SessionId,
+        key: &PublicKey,
+        epoch: u64,
+        now: Instant,
+    ) -> Option<Peer> {
+        let rightful =
+            |peer: &Peer| peer.session == Some(session) && peer.key == *key && epoch > peer.epoch;
+        if self.parked.get(&session).is_some_and(|parked| rightful(&parked.peer)) {
+            return self.parked.remove(&session).map(|parked| parked.peer);
+        }
+        let old = self.peers.values().find(|peer| rightful(peer))?.connection;
+        self.endpoint.close(old, DETACH, "attached anew", now);
+        let peer = self.peers.remove(&old)?;
+        Some(self.detach(peer))
     }
 
     fn path_opened(&mut self, connection: Connection, path: Path, now: Instant) {
@@ -329,8 +446,8 @@ impl Gateway {
             Control::Enrol { token } => {
                 self.ask(connection, Question::Enrol(Token::from_bytes(token)))
             }
-            Control::Attach { session: _, epoch } => {
-                self.ask(connection, Question::Attach { epoch });
+            Control::Attach { session, epoch } => {
+                self.ask(connection, Question::Attach { session, epoch });
             }
             Control::Taken(entries) if peer.name.is_some() => {
                 for entry in entries {
@@ -388,6 +505,7 @@ impl Gateway {
     pub(crate) fn attached(
         &mut self,
         connection: Connection,
+        wanted: Option<SessionId>,
         epoch: u64,
         client: Option<(ClientName, Options)>,
         now: Instant,
@@ -396,18 +514,31 @@ impl Gateway {
             self.deny(connection, Denial::UnknownKey, now);
             return;
         };
-        let Some(session) = new_session() else {
+        let Some(fresh) = new_session() else {
             self.deny(connection, Denial::Busy, now);
             return;
         };
+        // A second attach on one connection would leave its streams behind.
+        let Some(key) = self.peers.get(&connection).filter(|it| it.name.is_none()).map(|it| it.key)
+        else {
+            self.deny(connection, Denial::Protocol, now);
+            return;
+        };
+        let old = wanted.and_then(|session| self.reclaim(session, &key, epoch, now));
         let Some(peer) = self.peers.get_mut(&connection) else { return };
+        peer.session = Some(fresh);
+        if let Some(old) = old {
+            peer.adopt(old);
+        }
+        peer.epoch = epoch;
+        let session = peer.session.unwrap_or(fresh);
+        let resumed = session != fresh;
         let flows = u64::from(options.flows.unwrap_or(self.limits.flows_per_client));
         self.usage.welcome(peer.key, &options, now);
         // One more than flows: the control stream.
         self.endpoint.grant(connection, flows + 1);
-        info!(client = %name, %session, "Client attached");
+        info!(client = %name, %session, resumed, flows = peer.flows.len(), "Client attached");
         peer.name = Some(name);
-        peer.session = Some(session);
         if let Some(control) = peer.control.as_mut() {
             let hold = self.limits.hold.as_secs();
             control.send(&Control::Attached { session, epoch, hold, flows });
@@ -523,7 +654,7 @@ impl Gateway {
             peer.streams.remove(&stream);
             return;
         }
-        let old = flow.pipe.stream();
+        let old = Some(flow.pipe.stream()).filter(|_| !flow.parked);
         let sent = flow.pipe.sender.taken() + flow.pipe.sender.in_flight();
         if let Err(violation) =
             flow.pipe.resume(stream, resume.epoch, resume.taken, resume.offset).and_then(|()| {
@@ -531,13 +662,15 @@ impl Gateway {
             })
         {
             warn!(%violation, "A client resumed a flow with impossible offsets");
-            for stream in [old, stream] {
+            for stream in old.into_iter().chain([stream]) {
                 peer.streams.remove(&stream);
                 self.endpoint.abort(connection, stream, StreamCode::Reset.code());
             }
             self.end(number, End::Violation(violation));
             return;
         }
+        flow.client = connection;
+        flow.parked = false;
         flow.forget_queued();
         flow.pipe.accept_rest(rest);
         if !flow.is_dialling() {
@@ -546,8 +679,10 @@ impl Gateway {
             let repeated = sent.saturating_sub(offset);
             flow.pipe.answer(&FlowAnswer::Resumed { taken, fin_taken, offset, limit, repeated });
         }
-        Pipe::supersede(&mut self.endpoint, connection, old);
-        peer.streams.remove(&old);
+        if let Some(old) = old {
+            Pipe::supersede(&mut self.endpoint, connection, old);
+            peer.streams.remove(&old);
+        }
         peer.streams.insert(stream, Use::Flow(number));
         Self::enqueue(&mut self.work, number, flow);
     }
@@ -557,10 +692,12 @@ impl Gateway {
             && at <= now
         {
             self.dials.pop_front();
-            if let Some(flow) = self.flows.get_mut(&number)
-                && flow.is_dialling()
-                && let Turn::Over(end) = flow.time_out(&mut self.endpoint)
-            {
+            let Some(flow) = self.flows.get_mut(&number).filter(|flow| flow.is_dialling()) else {
+                continue;
+            };
+            if flow.parked {
+                self.end(number, End::Refused(RefuseReason::TimedOut));
+            } else if let Turn::Over(end) = flow.time_out(&mut self.endpoint) {
                 self.end(number, end);
             }
         }
@@ -570,8 +707,11 @@ impl Gateway {
         for _ in 0..self.work.len() {
             let Some(number) = self.work.pop_front() else { break };
             let Some(flow) = self.flows.get_mut(&number) else { continue };
-            let Some(peer) = self.peers.get_mut(&flow.client) else { continue };
             flow.queued = false;
+            if flow.parked {
+                continue;
+            }
+            let Some(peer) = self.peers.get_mut(&flow.client) else { continue };
             let before = (flow.up_bytes, flow.down_bytes);
             let was_dialling = flow.is_dialling();
             let terms = Terms {
@@ -604,7 +744,14 @@ impl Gateway {
     fn end(&mut self, number: u64, end: End) {
         let Some(flow) = self.flows.remove(&number) else { return };
         debug!(flow = flow.pipe.flow.0, destination = %flow.destination, ?end, "Flow over");
-        if let Some(peer) = self.peers.get_mut(&flow.client) {
+        let owns = |peer: &&mut Peer| peer.flows.get(&flow.pipe.flow) == Some(&number);
+        let owner = if flow.parked {
+            let parked = self.parked.values_mut().map(|parked| &mut parked.peer);
+            self.peers.values_mut().chain(parked).find(owns)
+        } else {
+            self.peers.get_mut(&flow.client)
+        };
+        if let Some(peer) = owner {
             peer.flows.remove(&flow.pipe.flow);
             peer.streams.remove(&flow.pipe.stream());
             peer.held = peer.held.saturating_sub(flow.counted);
@@ -613,6 +760,7 @@ impl Gateway {
         match end {
             End::Complete => {}
             End::Refused(_) => self.stats.failed += 1,
+            End::ByDestination | End::ByClient | End::Violation(_) if flow.parked => {}
             End::ByDestination | End::ByClient | End::Violation(_) => {
                 flow.pipe.reset(&mut self.endpoint, flow.client);
             }
@@ -659,6 +807,11 @@ impl Gateway {
             .collect();
         for connection in &connections {
             self.deny(*connection, Denial::Revoked, now);
+        }
+        let parked = self.parked.iter().filter(|(_, parked)| parked.peer.key == *key);
+        let parked: Vec<SessionId> = parked.map(|(session, _)| *session).collect();
+        for session in parked {
+            self.unpark(session, "revoked");
         }
         connections.len()
     }

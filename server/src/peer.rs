@@ -29,6 +29,13 @@ pub(crate) enum Use {
     Flow(u64),
 }
 
+/// A session whose connection is lost: its flows wait for the client.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) since: Instant,
+    pub(crate) peer: Peer,
+}
+
 /// A client's connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -39,6 +46,8 @@ pub(crate) struct Peer {
     /// Set once the key was admitted.
     pub(crate) name: Option<ClientName>,
     pub(crate) session: Option<SessionId>,
+    /// Rises with every attach of the session.
+    pub(crate) epoch: u64,
     pub(crate) control: Option<ControlStream>,
     pub(crate) greeted: bool,
     pub(crate) flows: BTreeMap<WireFlow, u64>,
@@ -75,6 +84,7 @@ impl Peer {
             since: now,
             name: None,
             session: None,
+            epoch: 0,
             control: None,
             greeted: false,
             flows: BTreeMap::new(),
@@ -91,6 +101,18 @@ impl Peer {
             judged: None,
             heard: BTreeMap::new(),
         }
+    }
+
+    /// Goes on with the session that `old` had on another connection.
+    pub(crate) fn adopt(&mut self, old: Self) {
+        self.session = old.session;
+        self.flows = old.flows;
+        self.newest = old.newest;
+        self.held = old.held;
+        self.up_bytes = old.up_bytes;
+        self.down_bytes = old.down_bytes;
+        self.moves = old.moves;
+        self.dials = old.dials;
     }
 
     /// When something must be done even if nothing arrives.
