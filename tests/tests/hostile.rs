@@ -10,6 +10,8 @@ mod garbage;
 mod impostor;
 #[path = "hostile/rogue.rs"]
 mod rogue;
+#[path = "hostile/sessions.rs"]
+mod sessions;
 #[path = "meaning/stage.rs"]
 mod stage;
 #[path = "hostile/ways.rs"]
@@ -18,6 +20,7 @@ mod ways;
 use frames::*;
 use garbage::*;
 use impostor::*;
+use sessions::*;
 use ways::*;
 
 suite! {
@@ -25,6 +28,9 @@ suite! {
     frames_of_the_future_are_skipped_or_refused,
     lies_about_offsets_end_only_the_flow_they_are_about,
     resumes_of_nothing_and_in_storms_harm_nobody,
+    a_session_goes_on_over_another_connection_of_its_key_and_of_no_other,
+    flows_wait_for_a_client_that_lost_its_connection,
+    a_revoked_client_cannot_go_on,
     streams_without_a_header_are_reset_or_wait,
     a_client_that_never_reads_holds_no_more_than_its_share,
     ten_thousand_streams_at_once_harm_nobody,

@@ -12,7 +12,7 @@ use whimbrel_carrier::{
 };
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::invite::Invite;
-use whimbrel_common::wire::{self, Control, FlowAnswer, FlowHeader, VERSION, WireFlow};
+use whimbrel_common::wire::{self, Control, FlowAnswer, FlowHeader, SessionId, VERSION, WireFlow};
 use whimbrel_tests::lab::World;
 
 /// How long a receive waits before the clock is looked at again.
@@ -23,6 +23,7 @@ pub(crate) struct Rogue {
     pub(crate) endpoint: Endpoint,
     pub(crate) connection: Connection,
     pub(crate) lost: Option<Lost>,
+    pub(crate) session: Option<SessionId>,
     events: VecDeque<Event>,
     socket: UdpSocket,
     input: BytesMut,
@@ -54,6 +55,7 @@ impl Rogue {
             endpoint,
             connection,
             lost: None,
+            session: None,
             events: VecDeque::new(),
             socket,
             input: BytesMut::new(),
@@ -73,25 +75,51 @@ impl Rogue {
         rogue.open().context("no control stream")?;
         rogue.say(&Control::Hello { version: VERSION, capabilities: 0 })?;
         rogue.say(&Control::Enrol { token: *invite.token.as_bytes() })?;
-        rogue.say(&Control::Attach { session: None, epoch: 1 })?;
-        let attached = |rogue: &mut Self| {
-            let frame = rogue.hear()?;
-            Ok(matches!(frame, Some(Control::Attached { .. })))
-        };
-        rogue.until("attached", attached)?;
+        rogue.attach(None, 1)?;
         Ok(rogue)
     }
 
     /// A client admitted before, once more.
     pub(crate) fn again(world: &World, number: u8) -> Result<Self> {
+        Self::back(world, number, None, 1)
+    }
+
+    /// A client admitted before, who asks for a session it has or claims to have.
+    pub(crate) fn back(
+        world: &World,
+        number: u8,
+        session: Option<SessionId>,
+        epoch: u64,
+    ) -> Result<Self> {
         let mut rogue = Self::connect(world, key(number))?;
         rogue.open().context("no control stream")?;
         rogue.say(&Control::Hello { version: VERSION, capabilities: 0 })?;
-        rogue.say(&Control::Attach { session: None, epoch: 1 })?;
-        rogue.until("attached", |rogue| {
-            Ok(matches!(rogue.hear()?, Some(Control::Attached { .. })))
-        })?;
+        rogue.attach(session, epoch)?;
         Ok(rogue)
+    }
+
+    fn attach(&mut self, session: Option<SessionId>, epoch: u64) -> Result<()> {
+        self.say(&Control::Attach { session, epoch })?;
+        self.until("attached", |rogue| {
+            if let Some(Control::Attached { session, .. }) = rogue.hear()? {
+                rogue.session = Some(session);
+            }
+            Ok(rogue.session.is_some())
+        })
+    }
+
+    /// Says something to an echo, and waits until all of it has come back.
+    pub(crate) fn converse(&mut self, stream: Stream, words: &[u8]) -> Result<()> {
+        self.write_all(stream, words)?;
+        let mut heard = Vec::new();
+        self.until("the echo", |rogue| {
+            if let Read::Data(bytes) = rogue.endpoint.read(rogue.connection, stream, 64) {
+                heard.extend_from_slice(&bytes);
+            }
+            Ok(heard.len() >= words.len())
+        })?;
+        ensure!(heard == words, "{heard:?} instead of {words:?}");
+        Ok(())
     }
 
     /// Opens a stream; the first one is the control stream.

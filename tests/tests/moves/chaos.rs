@@ -60,7 +60,7 @@ pub(crate) fn networks_may_come_and_go_at_random() -> Result<()> {
         stage.world.link(link).heal();
         stage.world.link(link).up()?;
     }
-    tell(&format!("{rounds} rounds, {} moves", stage.catch_up()?.len()));
+    tell(&format!("{rounds} rounds, {} moves", stage.new_steps()?.len()));
     stage.end(ride)
 }
 
