@@ -43,6 +43,7 @@ pub(crate) struct Client {
     /// Bytes of flows on their way again for the move at hand.
     replayed: u64,
     offline: Offline,
+    hold: Duration,
     /// Since when the session has no connection.
     alone_since: Option<Instant>,
     /// Since when new connections cannot be opened.
@@ -60,7 +61,14 @@ pub(crate) struct Pause {
 }
 
 impl Client {
-    pub(crate) fn new(tunnel: Tunnel, offline: Offline, seed: u64, now: Instant) -> Self {
+    /// `hold` says how long flows are held without a connection, if the gateway does the same.
+    pub(crate) fn new(
+        tunnel: Tunnel,
+        offline: Offline,
+        hold: Duration,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         let config = EngineConfig { buffer: BUFFER, ..EngineConfig::default() };
         let engine = Engine::new(config, seed, Box::new(Slab::new(BUFFER)), now);
         Self {
@@ -74,6 +82,7 @@ impl Client {
             reports: Reports::default(),
             replayed: 0,
             offline,
+            hold,
             alone_since: None,
             detached_since: Some(now),
             given_up: false,
@@ -111,7 +120,8 @@ impl Client {
 
     /// When [`advance`](Self::advance) wants to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let hold = self.alone_since.and_then(|since| since.checked_add(self.tunnel.hold()));
+        let held = self.hold.min(self.tunnel.hold());
+        let hold = self.alone_since.and_then(|since| since.checked_add(held));
         let patience = self.detached_since.filter(|_| !self.given_up).map(|at| at + PATIENCE);
         [
             self.engine.poll_timeout(),
@@ -298,10 +308,11 @@ impl Client {
 
     /// The gateway has dropped by now what it held for us.
     fn check_hold(&mut self, now: Instant) {
-        let over = |since| now.saturating_duration_since(since) >= self.tunnel.hold();
+        let hold = self.hold.min(self.tunnel.hold());
+        let over = |since| now.saturating_duration_since(since) >= hold;
         if self.alone_since.is_some_and(over) {
             self.tunnel.forget_session();
-            self.lose_flows("the gateway was out of reach for too long", now);
+            self.lose_flows("the gateway was out of reach for longer than flows are held", now);
         }
     }
 

@@ -92,7 +92,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let now = Instant::now();
     let seed = u64::from_ne_bytes(whimbrel_host::random::bytes()?);
     let mut daemon = Daemon {
-        client: Client::new(tunnel, config.capture.offline, seed, now),
+        client: Client::new(tunnel, config.capture.offline, config.session.hold, seed, now),
         sink: TunSink { tun, buffer: vec![0; VNET_HEADER + LARGEST_PACKET], failures: 0 },
         packet: vec![0; VNET_HEADER + LARGEST_PACKET],
         receive: vec![0; RECEIVE_BUFFER],

@@ -34,7 +34,7 @@ impl Dice {
 pub(crate) fn networks_may_come_and_go_at_random() -> Result<()> {
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seed = number("WHIMBREL_SEED").unwrap_or(u64::from(clock.subsec_micros()));
+    let seed = number("WHIMBREL_SEED").unwrap_or_else(|| u64::from(clock.subsec_micros()));
     let time = number("WHIMBREL_SOAK").map_or(TIME, Duration::from_secs);
     tell(&format!("seed {seed}, {time:?}"));
     let mut stage = Stage::raise()?;
