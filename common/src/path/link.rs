@@ -35,6 +35,8 @@ pub(super) struct Link {
     pub(super) trial_after: Option<Instant>,
     /// The traffic was driven away from here and has not returned.
     pub(super) lost_traffic: bool,
+    /// When a comparison began, and when the path first answered in it.
+    pub(super) answered: Option<(Instant, Instant)>,
     /// What was in flight when the traffic left was not recovered over another link.
     pub(super) stranded: bool,
     /// An attempt to steer the path elsewhere brought nothing.
@@ -87,6 +89,7 @@ impl Link {
             trial: None,
             trial_after: None,
             lost_traffic: false,
+            answered: None,
             stranded: false,
             steered_back: false,
             strikes: 0,
@@ -128,6 +131,7 @@ impl Link {
         self.retire_at = None;
         self.open_by = None;
         self.trial = None;
+        self.answered = None;
         self.stranded = false;
     }
 

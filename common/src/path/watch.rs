@@ -152,6 +152,7 @@ impl Paths {
     /// The silence goes on: probe, suspect, decide.
     fn pursue(&mut self, active: PathKey, now: Instant) {
         let Some(trouble) = self.trouble else { return };
+        self.note_answers();
         if now >= trouble.next_probe {
             self.probe_round(now);
         }
@@ -196,17 +197,29 @@ impl Paths {
         if !link.open || self.is_dead(spare) || link.steered_onto.is_some() || active == spare {
             return None;
         }
-        // An answer this soon can only be to something sent before the comparison.
-        let earliest = match link.opened_at {
-            Some(at) if at > trouble.began => at,
-            _ => trouble.began + link.evidence.srtt / 4,
-        };
-        let answer = link.last_answer().filter(|at| *at >= earliest)?;
+        let (_, answer) = link.answered.filter(|(began, _)| *began == trouble.began)?;
         let own = &self.links[&active].evidence;
         let handicap = (own.srtt + 2 * own.rttvar)
             .saturating_sub(link.evidence.srtt)
             .min(self.config.verdict_patience);
         Some(answer + handicap)
+    }
+
+    /// The first answer of every path counts: later ones, to later probes, must not put the verdict
+    /// off.
+    fn note_answers(&mut self) {
+        let Some(began) = self.trouble.map(|trouble| trouble.began) else { return };
+        for link in self.links.values_mut().filter(|link| link.open) {
+            // An answer this soon can only be to something sent before the comparison.
+            let earliest = match link.opened_at {
+                Some(at) if at > began => at,
+                _ => began + link.evidence.srtt / 4,
+            };
+            let known = link.answered.is_some_and(|(of, _)| of == began);
+            if !known && let Some(answer) = link.last_answer().filter(|at| *at >= earliest) {
+                link.answered = Some((began, answer));
+            }
+        }
     }
 
     fn answered(&self, now: Instant) -> Option<PathKey> {

@@ -383,3 +383,16 @@ fn waking_up_on_healthy_links_moves_nothing() {
     assert_eq!(net.moves().len(), 0);
     assert_eq!(net.paths.state(WIFI), State::Active);
 }
+
+#[test]
+fn a_faster_path_that_answers_again_and_again_does_not_put_the_verdict_off() {
+    let mut net = Net::attached_with(1, Wire::new(200, 0), Wire::new(10, 1));
+    net.traffic = Traffic::Every(20);
+    net.run(5_000);
+    let at = net.tick;
+    net.black_hole(WIFI, true);
+    net.run(3_000);
+    // Twice the round trip and what is allowed for its jitter, and the handicap of the slower one.
+    let left = net.carried(at, CELL).expect("never left") - at;
+    assert!(left <= 700, "{left} ms");
+}
