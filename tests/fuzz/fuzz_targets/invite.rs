@@ -41,6 +41,11 @@ fn check_refusal(text: &str, error: &InviteError) {
     // Whatever is wrong, the message may end in a log: it never says the token.
     let (address, query) = text.split_once('?').unwrap_or_default();
     let token = query.split('&').find_map(|part| part.strip_prefix("t=")).unwrap_or_default();
+    // What cannot be a token is no secret: the message shows what is wrong with it.
+    let base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if token.len() < 22 || !token.bytes().all(base64url) || address.contains(token) {
+        return;
+    }
     let said = error.to_string();
-    assert!(token.len() < 22 || address.contains(token) || !said.contains(token), "{said}");
+    assert!(!said.contains(token), "{said}");
 }
