@@ -493,8 +493,18 @@ impl Tunnel {
             warn!(reason = words, "Connection lost");
             self.news.push_back(News::Detached { reason: words.clone() });
         }
-        // The gateway said so itself: it has closed what belonged to the session.
-        if matches!(reason, Lost::ClosedByPeer(code) if *code != DETACH) {
+        // The gateway said so itself and has closed what belonged to the session, or it broke the
+        // rules and is not believed any more.
+        let over = match reason {
+            Lost::ClosedByPeer(code) => *code != DETACH,
+            Lost::Closed => true,
+            Lost::Reset
+            | Lost::TimedOut
+            | Lost::Authentication(_)
+            | Lost::NotOurs(_)
+            | Lost::Failed(_) => false,
+        };
+        if over {
             self.session = None;
             self.news.push_back(News::Ended);
         }
