@@ -312,7 +312,7 @@ pub(crate) fn what_was_measured_on_one_path_says_nothing_about_the_next() -> Res
         stage.world.start_program("laptop", "upload", service(ORIGIN[0], port::SINK), &[])?;
     bulk.wait_for(
         PATIENCE,
-        |event| matches!(event, Event::Progress { bytes, .. } if *bytes > 8_000_000),
+        |event| matches!(event, Event::Progress { bytes, .. } if *bytes > 3_000_000),
     )?;
     let number = |path: &Value, key: &str| path[key].as_f64().unwrap_or_default();
     let mut wifi = Value::Null;
@@ -322,13 +322,13 @@ pub(crate) fn what_was_measured_on_one_path_says_nothing_about_the_next() -> Res
     })?;
     // Cellular comes later, is slower and narrower.
     let cell0 = stage.world.link("cell0");
-    replug(&stage, "cell0", || cell0.shape_both(line(80, Some(1320))))?;
+    replug(&stage, "cell0", || cell0.shape_both(line(300, Some(1320))))?;
     reach(&stage, "cell0", "warm")?;
     let cell = path(&stage, "cell0")?;
     tell!("wifi0 {wifi}\ncell0 {cell}");
     ensure!(number(&cell, "cwnd") < 1.5 * FIRST_WINDOW, "the window was inherited");
-    // Its packets take 80 ms; what acknowledges them may come back over wifi0 in 10 ms.
-    ensure!(number(&cell, "rtt_ms") > 80.0, "the round trip was inherited");
+    // Its packets take 300 ms; what acknowledges them may come back over wifi0 in 10 ms.
+    ensure!(number(&cell, "rtt_ms") > 300.0, "the round trip was inherited");
     ensure!(number(&wifi, "mtu") > 1400.0, "wifi0 carries whole packets");
     // 1,320 bytes less the headers of IPv4 and UDP.
     ensure!(number(&cell, "mtu") <= 1292.0, "the packet size was inherited");
@@ -344,7 +344,8 @@ pub(crate) fn what_was_measured_on_one_path_says_nothing_about_the_next() -> Res
     let mut rest = stage.world.start_program("laptop", "download", to, &["--bytes", "100000"])?;
     rest.succeed(PATIENCE)?;
     let fresh = path(&stage, "cell0")?;
-    ensure!(number(&fresh, "rtt_ms") < 120.0, "the old round trip was kept: {fresh}");
+    // 40 ms, and whatever a busy machine adds; the old one was 600.
+    ensure!(number(&fresh, "rtt_ms") < 450.0, "the old round trip was kept: {fresh}");
     until("whole packets pass again", || Ok(number(&path(&stage, "cell0")?, "mtu") > 1400.0))?;
     no_panics(&stage.world)
 }
