@@ -28,13 +28,13 @@ pub(crate) struct Capture {
 
 impl Capture {
     /// Removes what an earlier run may have left, and waits for orders. Must be called where the
-    /// host's network namespace is current.
-    pub(crate) fn spawn(failures: UnboundedSender<HostError>) -> io::Result<Self> {
+    /// host's network namespace is current. Each plan's outcome goes to `outcomes`.
+    pub(crate) fn spawn(outcomes: UnboundedSender<Result<(), HostError>>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (orders, inbox) = unbounded_channel();
         let thread = std::thread::Builder::new()
             .name("host".to_owned())
-            .spawn(move || runtime.block_on(serve(inbox, failures)))?;
+            .spawn(move || runtime.block_on(serve(inbox, outcomes)))?;
         Ok(Self { orders, applied: None, thread: Some(thread) })
     }
 
@@ -67,26 +67,30 @@ impl Capture {
     }
 }
 
-async fn serve(mut inbox: UnboundedReceiver<Order>, failures: UnboundedSender<HostError>) {
+async fn serve(
+    mut inbox: UnboundedReceiver<Order>,
+    outcomes: UnboundedSender<Result<(), HostError>>,
+) {
     let mut host = match Host::open() {
         Ok(host) => host,
         Err(error) => {
-            let _ = failures.send(error);
+            let _ = outcomes.send(Err(error));
             return;
         }
     };
     if let Err(error) = host.remove().await {
-        let _ = failures.send(error);
+        let _ = outcomes.send(Err(error));
     }
     while let Some(order) = inbox.recv().await {
         match order {
-            Order::Apply(plan) => match host.apply(&plan).await {
-                Ok(changes) => debug!(changes, "Capture follows its plan"),
-                Err(error) => {
-                    warn!(%error, "Cannot capture");
-                    let _ = failures.send(error);
+            Order::Apply(plan) => {
+                let outcome = host.apply(&plan).await;
+                match &outcome {
+                    Ok(changes) => debug!(changes, "Capture follows its plan"),
+                    Err(error) => warn!(%error, "Cannot capture"),
                 }
-            },
+                let _ = outcomes.send(outcome.map(drop));
+            }
             Order::Remove(answer) => {
                 let _ = answer.send(host.remove().await);
             }

@@ -75,8 +75,8 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
 async fn serve(launch: Launch) -> anyhow::Result<()> {
     let Launch { config, layout, key } = launch;
     let control = ControlServer::bind(&layout.socket, control::CHANGES)?;
-    let (failures, host_failures) = unbounded_channel();
-    let capture = Capture::spawn(failures).context("cannot start the host thread")?;
+    let (outcomes, host_outcomes) = unbounded_channel();
+    let capture = Capture::spawn(outcomes).context("cannot start the host thread")?;
     let addresses = (config.capture.address4, config.capture.address6);
     let name = config.capture.interface.as_str().to_owned();
     let tun = Tun::create(&name, MTU, Some((addresses.0, 32)), Some((addresses.1, 128))).await?;
@@ -100,7 +100,8 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         pending: None,
         capture,
         monitor,
-        own_v6: Vec::new(),
+        own_v6: None,
+        ready: false,
         config,
         started: now,
         state: None,
@@ -108,9 +109,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     };
     daemon.client.journal.tell(EventKind::Started, "the daemon runs");
     info!(gateway = %daemon.config.gateway, "Client runs");
-    daemon.follow_plan();
-    notify(&[sd_notify::NotifyState::Ready]);
-    let inbox = Inbox { link_events, resolutions, host_failures };
+    let inbox = Inbox { link_events, resolutions, host_outcomes };
     let outcome = daemon.run(control, inbox).await;
     resolver.abort();
     daemon.stop().await?;
@@ -121,7 +120,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
 struct Inbox {
     link_events: UnboundedReceiver<LinkEvent>,
     resolutions: UnboundedReceiver<Result<Vec<SocketAddr>, String>>,
-    host_failures: UnboundedReceiver<HostError>,
+    host_outcomes: UnboundedReceiver<Result<(), HostError>>,
 }
 
 struct Daemon {
@@ -134,7 +133,11 @@ struct Daemon {
     pending: Option<Transmit>,
     capture: Capture,
     monitor: LinkMonitor,
-    own_v6: Vec<Ipv6Addr>,
+    /// `None` until the links were read: capturing without them would take established IPv6
+    /// connections for new ones.
+    own_v6: Option<Vec<Ipv6Addr>>,
+    /// The service manager has been told that new connections are captured.
+    ready: bool,
     config: ClientConfig,
     started: Instant,
     state: Option<(SessionState, CaptureState)>,
@@ -145,7 +148,7 @@ enum Wake {
     Io,
     Link(LinkEvent),
     Resolved(Result<Vec<SocketAddr>, String>),
-    HostFailed(HostError),
+    Host(Result<(), HostError>),
     Request(Request, Responder),
     Stop,
 }
@@ -159,7 +162,8 @@ impl Daemon {
                 Wake::Io => {}
                 Wake::Link(event) => self.handle_link(event),
                 Wake::Resolved(outcome) => self.handle_resolution(outcome),
-                Wake::HostFailed(failure) => self.handle_host_failure(failure),
+                Wake::Host(Ok(())) => self.announce_ready(),
+                Wake::Host(Err(failure)) => self.handle_host_failure(failure),
                 Wake::Request(request, responder) => control::answer(&request, responder, self),
                 Wake::Stop => return Ok(()),
             }
@@ -279,7 +283,7 @@ impl Daemon {
             _ = terminate.recv() => Wake::Stop,
             _ = interrupt.recv() => Wake::Stop,
             Some(event) = inbox.link_events.recv() => Wake::Link(event),
-            Some(failure) = inbox.host_failures.recv() => Wake::HostFailed(failure),
+            Some(outcome) = inbox.host_outcomes.recv() => Wake::Host(outcome),
             Some(outcome) = inbox.resolutions.recv() => Wake::Resolved(outcome),
             (request, responder) = control.next() => Wake::Request(request, responder),
             () = io => Wake::Io,
@@ -302,7 +306,7 @@ impl Daemon {
                 self.client.journal.tell_of(EventKind::LinkDown, &name, text);
                 self.client.tunnel.link_down(PathKey(index), translate(reason), now);
             }
-            LinkEvent::OwnAddresses(addresses) => self.own_v6 = addresses,
+            LinkEvent::OwnAddresses(addresses) => self.own_v6 = Some(addresses),
             LinkEvent::Woke { asleep } => {
                 info!(?asleep, "Woke");
                 let text = format!("the machine slept for {} s", asleep.as_secs());
@@ -358,7 +362,9 @@ impl Daemon {
 
     /// Makes the host's rules what they should be now.
     fn follow_plan(&mut self) {
-        let Some(interface) = self.sink.tun.interface() else { return };
+        let (Some(interface), Some(own_v6)) = (self.sink.tun.interface(), &self.own_v6) else {
+            return;
+        };
         let paused = match self.client.capture_state() {
             CaptureState::On | CaptureState::Blocked => false,
             CaptureState::Paused | CaptureState::Direct => true,
@@ -369,12 +375,19 @@ impl Daemon {
             tun_v6: interface.v6,
             include: &self.config.capture.include,
             exclude: &self.config.capture.exclude,
-            own_v6_addresses: &self.own_v6,
+            own_v6_addresses: own_v6,
             mark: self.config.paths.mark,
             table: TABLE,
             paused,
         });
         self.capture.follow(plan);
+    }
+
+    /// Tells the service manager, once, that the host is set up.
+    fn announce_ready(&mut self) {
+        if !std::mem::replace(&mut self.ready, true) {
+            notify(&[sd_notify::NotifyState::Ready]);
+        }
     }
 
     /// Tells the service manager what state the daemon is in.

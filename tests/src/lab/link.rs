@@ -84,10 +84,7 @@ impl Link<'_> {
         let name = self.layout.name.clone();
         self.internet.plug(self.port, None);
         self.internet.flush(self.port);
-        self.wire("unplugging", move |wiring| match wiring.index(&name)? {
-            Some(_) => wiring.delete(&name),
-            None => Ok(()),
-        })
+        self.wire("unplugging", move |wiring| wiring.delete(&name))
     }
 
     /// Plugs a device in: an interface appears, comes up and gets its addresses and routes.

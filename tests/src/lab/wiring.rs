@@ -72,13 +72,19 @@ impl Wiring {
         self.wait(self.handle.link().set(message).execute(), "preparing the interface")
     }
 
-    /// Deletes an interface.
+    /// Deletes an interface; one that is gone already, such as a TUN whose last user has just
+    /// closed it, is fine.
     ///
     /// # Errors
-    /// When there is none, or the kernel refuses.
+    /// When the kernel refuses.
     pub fn delete(&self, name: &str) -> Result<()> {
-        let index = self.existing(name)?;
-        self.wait(self.handle.link().del(index).execute(), "deleting the interface")
+        let Some(index) = self.index(name)? else { return Ok(()) };
+        match self.runtime.block_on(self.handle.link().del(index).execute()) {
+            Err(rtnetlink::Error::NetlinkError(answer)) if answer.raw_code() == -libc::ENODEV => {
+                Ok(())
+            }
+            outcome => outcome.context("deleting the interface"),
+        }
     }
 
     /// Adds an address; one that is there already is fine.

@@ -312,14 +312,19 @@ pub(crate) fn what_was_measured_on_one_path_says_nothing_about_the_next() -> Res
         stage.world.start_program("laptop", "upload", service(ORIGIN[0], port::SINK), &[])?;
     bulk.wait_for(
         PATIENCE,
-        |event| matches!(event, Event::Progress { bytes, .. } if *bytes > 3_000_000),
+        |event| matches!(event, Event::Progress { bytes, .. } if *bytes > 300_000),
     )?;
     let number = |path: &Value, key: &str| path[key].as_f64().unwrap_or_default();
     let mut wifi = Value::Null;
-    until("the window of wifi0 has grown", || {
-        wifi = path(&stage, "wifi0")?;
-        Ok(number(&wifi, "cwnd") > 3.0 * FIRST_WINDOW)
-    })?;
+    let mut grown = || {
+        until("the window of wifi0 has grown", || {
+            wifi = path(&stage, "wifi0")?;
+            Ok(number(&wifi, "cwnd") > 3.0 * FIRST_WINDOW)
+        })
+    };
+    // BBR takes a machine that stands still at its start for a narrow network, and needs a minute
+    // to learn better.
+    grown().or_else(|_| grown()).or_else(|_| grown())?;
     // Cellular comes later, is slower and narrower.
     let cell0 = stage.world.link("cell0");
     replug(&stage, "cell0", || cell0.shape_both(line(300, Some(1320))))?;
@@ -335,7 +340,7 @@ pub(crate) fn what_was_measured_on_one_path_says_nothing_about_the_next() -> Res
     stage.client.command(&stage.world, &["move", "cell0"])?;
     reach(&stage, "cell0", "active")?;
     bulk.stop();
-    bulk.succeed(PATIENCE)?;
+    bulk.succeed(2 * PATIENCE)?;
     // A link that comes back as another network starts afresh, too.
     stage.client.command(&stage.world, &["move", "wifi0"])?;
     reach(&stage, "wifi0", "active")?;
