@@ -280,6 +280,21 @@ pub(crate) fn receive(stream: &mut TcpStream, number: u64, from: u64, to: u64) -
     Ok(())
 }
 
+/// Reads a numbered stream from `from` to its end and checks each byte; where it ended.
+pub(crate) fn receive_to_end(stream: &mut TcpStream, number: u64, from: u64) -> Result<u64> {
+    let mut buffer = vec![0; PIECE];
+    let mut offset = from;
+    loop {
+        let count = stream.read(&mut buffer).context(format!("at offset {offset}"))?;
+        if count == 0 {
+            return Ok(offset);
+        }
+        let right = numbered(number, offset, count) == buffer[..count];
+        ensure!(right, "wrong bytes between {offset} and {}", offset + count as u64);
+        offset += count as u64;
+    }
+}
+
 /// What a thread of a test returns.
 pub(crate) fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("threads of the tests do not panic")
