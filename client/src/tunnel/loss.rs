@@ -1,0 +1,62 @@
+//! What the loss of a connection means: in words, for the session, and for trying again.
+
+use whimbrel_carrier::Lost;
+use whimbrel_common::wire::{DETACH, Denial};
+
+/// What a person must know of a lost connection.
+pub(crate) fn describe(reason: &Lost) -> String {
+    match reason {
+        Lost::ClosedByPeer(0) => "the gateway stops".to_owned(),
+        Lost::ClosedByPeer(code) => Denial::from_code(*code).map_or_else(
+            || format!("the gateway closed the connection (code {code})"),
+            |denial| denial.to_string(),
+        ),
+        Lost::Reset => "the gateway was restarted".to_owned(),
+        Lost::TimedOut => "the gateway does not answer".to_owned(),
+        Lost::Closed => "closed".to_owned(),
+        Lost::Authentication(_) => {
+            "what answers at the gateway's address does not have the gateway's key".to_owned()
+        }
+        Lost::NotOurs(what) => {
+            format!("what answers at the gateway's address is no Whimbrel gateway: {what}")
+        }
+        Lost::Failed(what) => what.clone(),
+    }
+}
+
+/// Whether the session is over with the connection.
+pub(super) fn ends_session(reason: &Lost) -> bool {
+    match reason {
+        // The gateway said so itself and has closed what belonged to the session, or it broke the
+        // rules and is not believed any more.
+        Lost::ClosedByPeer(code) => *code != DETACH,
+        Lost::Closed => true,
+        Lost::Reset
+        | Lost::TimedOut
+        | Lost::Authentication(_)
+        | Lost::NotOurs(_)
+        | Lost::Failed(_) => false,
+    }
+}
+
+/// Only a person can change this.
+pub(super) fn denied(reason: &Lost) -> bool {
+    match reason {
+        Lost::ClosedByPeer(code) => {
+            matches!(
+                Denial::from_code(*code),
+                Some(
+                    Denial::UnknownKey
+                        | Denial::Revoked
+                        | Denial::InviteUnknown
+                        | Denial::InviteUsed
+                        | Denial::InviteExpired
+                        | Denial::Version
+                        | Denial::AlreadyEnrolled
+                )
+            )
+        }
+        Lost::Authentication(_) | Lost::NotOurs(_) => true,
+        Lost::Reset | Lost::TimedOut | Lost::Closed | Lost::Failed(_) => false,
+    }
+}
