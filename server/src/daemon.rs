@@ -66,12 +66,12 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
 }
 
 async fn serve(launch: Launch) -> anyhow::Result<()> {
-    let state = State::open(&launch.layout)?;
+    let mut state = State::open(&launch.layout)?;
     let passed = Passed::take();
     let ports = Ports::open(&launch.config.listen, passed.sockets)?;
     let key = launch.key.public();
     let mut gateway = Gateway::new(&launch.config, launch.key, addresses::own()?)?;
-    go_on(&mut gateway, passed.kept, &state);
+    go_on(&mut gateway, passed.kept, &mut state);
     let control = ControlServer::bind(&launch.layout.socket, control::CHANGES)?;
     let mut daemon = Daemon {
         sockets: Watched::new(gateway.as_fd().as_raw_fd())?,
@@ -98,7 +98,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
 
 /// Goes on with what a process before left with the service manager. A gateway that cannot serves
 /// new connections all the same.
-fn go_on(gateway: &mut Gateway, kept: Vec<(String, OwnedFd)>, state: &State) {
+fn go_on(gateway: &mut Gateway, kept: Vec<(String, OwnedFd)>, state: &mut State) {
     match Keep::open(kept) {
         Ok(Some((keep, sessions))) => {
             let admit = |key: &PublicKey| state.admit(key).map(|name| (name, state.options(key)));

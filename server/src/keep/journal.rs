@@ -49,9 +49,10 @@ const RING: u64 = MAX_WINDOW;
 const PAGE: u64 = 4096;
 const SESSIONS_AT: usize = 4096;
 const FLOWS_AT: usize = SESSIONS_AT + SESSIONS as usize * RECORD;
+const RECORDS_END: usize = FLOWS_AT + FLOWS as usize * RECORD;
 const RINGS_AT: u64 = 16 << 20;
 const SIZE: u64 = RINGS_AT + FLOWS as u64 * RING;
-const _: () = assert!(FLOWS_AT + FLOWS as usize * RECORD <= RINGS_AT as usize);
+const _: () = assert!(RECORDS_END as u64 <= RINGS_AT);
 
 /// Bytes of a ring that stay in memory while all rings together have more than [`RESIDENT`].
 const KEPT_WARM: u64 = 64 * 1024;
@@ -475,6 +476,7 @@ impl fmt::Debug for Shelf {
 /// The file, as memory.
 struct Map {
     start: NonNull<u8>,
+    size: usize,
     file: OwnedFd,
     /// Bytes of all rings that may have memory.
     resident: AtomicU64,
@@ -497,13 +499,13 @@ impl Map {
         // dump shall have it.
         unsafe { rustix::mm::madvise(start, size, Advice::LinuxDontDump) }?;
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, file, resident: AtomicU64::new(0) })
+        Ok(Self { start, size, file, resident: AtomicU64::new(0) })
     }
 
     /// A word of the record at byte `at`.
     fn word(&self, at: usize, word: usize) -> &AtomicU64 {
         let offset = at + word * size_of::<u64>();
-        debug_assert!(word < RECORD / size_of::<u64>() && offset < RINGS_AT as usize);
+        debug_assert!(word < RECORD / size_of::<u64>() && offset < RECORDS_END);
         // SAFETY: within the mapping, which is as large as all records and rings.
         let pointer = unsafe { self.start.add(offset) };
         // SAFETY: aligned, as records are; it lives as long as the mapping; and all access to the
@@ -529,7 +531,7 @@ impl Drop for Map {
     fn drop(&mut self) {
         let start = self.start.as_ptr().cast::<c_void>();
         // SAFETY: the mapping made in `new`, which nobody borrows any more.
-        let unmapped = unsafe { rustix::mm::munmap(start, SIZE as usize) };
+        let unmapped = unsafe { rustix::mm::munmap(start, self.size) };
         debug_assert!(unmapped.is_ok(), "the mapping was whole");
     }
 }

@@ -109,7 +109,7 @@ impl Counters {
 fn tcp_info(socket: &OwnedFd) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length =
-        libc::socklen_t::try_from(size_of::<libc::tcp_info>()).expect("a few hundred bytes");
+        libc::socklen_t::try_from(size_of::<libc::tcp_info>()).map_err(io::Error::other)?;
     // SAFETY: the kernel writes at most `length` bytes, and that is the size of `info`.
     let outcome = unsafe {
         libc::getsockopt(
@@ -141,6 +141,7 @@ fn queue(socket: &OwnedFd, request: libc::Ioctl) -> io::Result<u64> {
 /// socket(7)).
 pub(super) fn peek_onwards(socket: &OwnedFd) -> io::Result<()> {
     let from: libc::c_int = 0;
+    let length = libc::socklen_t::try_from(size_of_val(&from)).map_err(io::Error::other)?;
     // SAFETY: the option takes one integer, which outlives the call.
     let outcome = unsafe {
         libc::setsockopt(
@@ -148,7 +149,7 @@ pub(super) fn peek_onwards(socket: &OwnedFd) -> io::Result<()> {
             libc::SOL_SOCKET,
             libc::SO_PEEK_OFF,
             (&raw const from).cast(),
-            libc::socklen_t::try_from(size_of_val(&from)).expect("four bytes"),
+            length,
         )
     };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -197,7 +197,7 @@ fn look_into(exit: &OwnedFd, parked: &mut Vec<(Ticket, OwnedFd)>) -> io::Result<
         };
         let sockets = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
-            _ => None,
+            RecvAncillaryMessage::ScmCredentials(_) | _ => None,
         });
         let sockets: Vec<OwnedFd> = sockets.flatten().collect();
         if message.bytes == 0 && sockets.is_empty() {
