@@ -63,7 +63,7 @@ fn up(layout: Layout) -> anyhow::Result<()> {
             layout.option()
         ));
     }
-    crate::daemon::run(Launch { config, layout, key })
+    crate::daemon::run(Launch { config, layout, key, reread: read_config })
 }
 
 #[derive(Parser, Debug)]

@@ -251,6 +251,12 @@ impl Client {
         );
     }
 
+    /// Changes what [`new`](Self::new) was told.
+    pub(crate) fn configure(&mut self, offline: Offline, hold: Duration) {
+        self.offline = offline;
+        self.hold = hold;
+    }
+
     /// An attached session without a link that works holds its flows and takes no new ones.
     fn note_parking(&mut self, now: Instant) {
         let parked = self.tunnel.standing(now) == Standing::Parked;

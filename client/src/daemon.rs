@@ -1,5 +1,6 @@
 //! The client process: one thread that moves packets, datagrams and requests.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -22,6 +23,7 @@ use whimbrel_common::identity::SecretKey;
 use whimbrel_common::path::{DownReason, PathKey};
 use whimbrel_host::Layout;
 use whimbrel_host::control::{ControlServer, Request, Responder};
+use whimbrel_host::service::{self, Watchdog};
 
 use crate::capture::Capture;
 use crate::client::Client;
@@ -42,6 +44,8 @@ pub struct Launch {
     pub layout: Layout,
     /// The client's private key.
     pub key: SecretKey,
+    /// Reads the configuration again.
+    pub reread: fn(&Layout) -> anyhow::Result<ClientConfig>,
 }
 
 /// The MTU applications see: that of Ethernet, so that what they send fits most networks should
@@ -73,7 +77,7 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
 }
 
 async fn serve(launch: Launch) -> anyhow::Result<()> {
-    let Launch { config, layout, key } = launch;
+    let Launch { config, layout, key, reread } = launch;
     let control = ControlServer::bind(&layout.socket, control::CHANGES)?;
     let (outcomes, host_outcomes) = unbounded_channel();
     let capture = Capture::spawn(outcomes).context("cannot start the host thread")?;
@@ -101,7 +105,11 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         capture,
         monitor,
         own_v6: None,
+        uplinks: BTreeMap::new(),
         ready: false,
+        watchdog: Watchdog::new(now),
+        layout,
+        reread,
         config,
         started: now,
         state: None,
@@ -136,12 +144,34 @@ struct Daemon {
     /// `None` until the links were read: capturing without them would take established IPv6
     /// connections for new ones.
     own_v6: Option<Vec<Ipv6Addr>>,
+    /// The links as they were told last.
+    uplinks: BTreeMap<u32, Uplink>,
     /// The service manager has been told that new connections are captured.
     ready: bool,
+    watchdog: Watchdog,
+    layout: Layout,
+    reread: fn(&Layout) -> anyhow::Result<ClientConfig>,
     config: ClientConfig,
     started: Instant,
     state: Option<(SessionState, CaptureState)>,
     fatal: Option<anyhow::Error>,
+}
+
+/// What a person or the service manager can say by signal.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
 }
 
 enum Wake {
@@ -150,21 +180,23 @@ enum Wake {
     Resolved(Result<Vec<SocketAddr>, String>),
     Host(Result<(), HostError>),
     Request(Request, Responder),
+    Reload,
     Stop,
 }
 
 impl Daemon {
     async fn run(&mut self, mut control: ControlServer, mut inbox: Inbox) -> anyhow::Result<()> {
-        let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+        let mut signals = Signals::new()?;
         loop {
             let busy = self.turn();
-            match self.wait(busy, &mut control, &mut inbox, &mut stop).await {
+            match self.wait(busy, &mut control, &mut inbox, &mut signals).await {
                 Wake::Io => {}
                 Wake::Link(event) => self.handle_link(event),
                 Wake::Resolved(outcome) => self.handle_resolution(outcome),
                 Wake::Host(Ok(())) => self.announce_ready(),
                 Wake::Host(Err(failure)) => self.handle_host_failure(failure),
                 Wake::Request(request, responder) => control::answer(&request, responder, self),
+                Wake::Reload => self.reload(),
                 Wake::Stop => return Ok(()),
             }
             if let Some(error) = self.fatal.take() {
@@ -182,6 +214,7 @@ impl Daemon {
         busy |= self.transmit(now);
         self.follow_plan();
         self.announce();
+        self.watchdog.feed(now);
         busy
     }
 
@@ -258,17 +291,18 @@ impl Daemon {
         busy: bool,
         control: &mut ControlServer,
         inbox: &mut Inbox,
-        stop: &mut [Signal; 2],
+        signals: &mut Signals,
     ) -> Wake {
         let now = Instant::now();
-        let deadline = if busy { Some(now) } else { self.client.poll_timeout() };
+        let deadlines = [self.client.poll_timeout(), self.watchdog.deadline()];
+        let deadline = if busy { Some(now) } else { deadlines.into_iter().flatten().min() };
         let sleep = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
         };
-        let [terminate, interrupt] = stop;
+        let Signals { terminate, interrupt, hang_up } = signals;
         let (tun, tunnel, pending) = (&self.sink.tun, &self.client.tunnel, &self.pending);
         let io = poll_fn(|cx| {
             let packets = tun.poll_readable(cx).is_ready();
@@ -282,6 +316,7 @@ impl Daemon {
             biased;
             _ = terminate.recv() => Wake::Stop,
             _ = interrupt.recv() => Wake::Stop,
+            _ = hang_up.recv() => Wake::Reload,
             Some(event) = inbox.link_events.recv() => Wake::Link(event),
             Some(outcome) = inbox.host_outcomes.recv() => Wake::Host(outcome),
             Some(outcome) = inbox.resolutions.recv() => Wake::Resolved(outcome),
@@ -298,9 +333,14 @@ impl Daemon {
                 let text = format!("{} is up", uplink.name);
                 self.client.journal.tell_of(EventKind::LinkUp, &uplink.name, text);
                 self.use_link(&uplink, now);
+                self.uplinks.insert(uplink.index, uplink);
             }
-            LinkEvent::Changed(uplink) => self.use_link(&uplink, now),
+            LinkEvent::Changed(uplink) => {
+                self.use_link(&uplink, now);
+                self.uplinks.insert(uplink.index, uplink);
+            }
             LinkEvent::Down { index, name, reason } => {
+                self.uplinks.remove(&index);
                 info!(link = name, %reason, "Link down");
                 let text = format!("{name} is down: {reason}");
                 self.client.journal.tell_of(EventKind::LinkDown, &name, text);
@@ -386,8 +426,48 @@ impl Daemon {
     /// Tells the service manager, once, that the host is set up.
     fn announce_ready(&mut self) {
         if !std::mem::replace(&mut self.ready, true) {
-            notify(&[sd_notify::NotifyState::Ready]);
+            service::ready();
         }
+    }
+
+    /// Reads the configuration again. What is wrong with it is told, and the one before stays.
+    fn reload(&mut self) {
+        service::reloading();
+        match (self.reread)(&self.layout) {
+            Ok(config) => self.adopt(config),
+            Err(error) => warn!(error = format!("{error:#}"), "The configuration stays as it was"),
+        }
+        // Whoever asked waits for this word, whatever came of it.
+        service::ready();
+        self.ready = true;
+    }
+
+    fn adopt(&mut self, config: ClientConfig) {
+        let fixed = |config: &ClientConfig| {
+            let ClientConfig { gateway, gateway_key, capture, paths, .. } = config;
+            (
+                gateway.clone(),
+                *gateway_key,
+                (capture.interface.clone(), capture.address4, capture.address6),
+                paths.mark,
+            )
+        };
+        if fixed(&config) != fixed(&self.config) {
+            warn!("The gateway, the TUN and paths.mark change with the next start only");
+        }
+        let (before, now) = (std::mem::replace(&mut self.config, config), Instant::now());
+        let Self { config, .. } = self;
+        config.gateway = before.gateway;
+        config.gateway_key = before.gateway_key;
+        config.capture.interface = before.capture.interface;
+        config.capture.address4 = before.capture.address4;
+        config.capture.address6 = before.capture.address6;
+        config.paths.mark = before.paths.mark;
+        self.client.configure(config.capture.offline, config.session.hold);
+        for uplink in self.uplinks.clone().into_values() {
+            self.use_link(&uplink, now);
+        }
+        info!("The configuration was read again");
     }
 
     /// Tells the service manager what state the daemon is in.
@@ -395,7 +475,7 @@ impl Daemon {
         let state = (self.session_state(), self.client.capture_state());
         if self.state.replace(state) != Some(state) {
             let text = format!("{}, capture {}", state.0, state.1);
-            notify(&[sd_notify::NotifyState::Status(&text)]);
+            service::status(&text);
         }
     }
 
@@ -409,7 +489,7 @@ impl Daemon {
     }
 
     async fn stop(mut self) -> anyhow::Result<()> {
-        notify(&[sd_notify::NotifyState::Stopping]);
+        service::stopping();
         info!("Client stops");
         let now = Instant::now();
         // New connections first: none may be caught between the rules and the end.
@@ -566,12 +646,5 @@ impl PacketSink for TunSink {
             self.failures += 1;
             debug!(%error, failures = self.failures, "TUN write failed");
         }
-    }
-}
-
-/// Tells the service manager, if there is one.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        debug!(%error, "Cannot notify the service manager");
     }
 }

@@ -97,6 +97,26 @@ impl Sender {
         Self { limit, ..Self::default() }
     }
 
+    /// A direction of a process that is gone: `kept` is what its receiver has not taken after
+    /// `taken`, and `ended` whether the local side has ended after that. Any of it may have been
+    /// sent; how much credit is left is for the receiver to say.
+    pub fn restored(taken: u64, kept: Vec<u8>, ended: bool) -> Self {
+        let end = taken + kept.len() as u64;
+        let kept = Some(Bytes::from(kept)).filter(|kept| !kept.is_empty());
+        Self {
+            kept: kept.into_iter().collect(),
+            taken,
+            end,
+            sent: taken,
+            reached: end,
+            acknowledged: taken,
+            limit: end,
+            finished: ended,
+            fin_reached: ended,
+            ..Self::default()
+        }
+    }
+
     /// How many bytes may be [pushed](Self::push) now. Zero blocks the local writer.
     pub fn room(&self) -> usize {
         if self.finished {
@@ -272,6 +292,12 @@ impl Default for Receiver {
 }
 
 impl Receiver {
+    /// A direction of a process that is gone, which took this much, and maybe the end. What credit
+    /// it granted is not known: it cannot have been more than the largest window.
+    pub fn restored(taken: u64, ended: bool) -> Self {
+        Self { taken, fin_taken: ended, limit: taken + MAX_WINDOW, ..Self::default() }
+    }
+
     /// The credit granted so far: an absolute offset.
     pub fn limit(&self) -> u64 {
         self.limit

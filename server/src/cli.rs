@@ -60,7 +60,7 @@ fn run(layout: Layout) -> anyhow::Result<()> {
             layout.option()
         ));
     }
-    crate::daemon::run(Launch { config, layout, key })
+    crate::daemon::run(Launch { config, layout, key, reread: read_config })
 }
 
 #[derive(Parser, Debug)]

@@ -58,12 +58,33 @@ pub struct Status {
     pub connected: usize,
     /// Flows open.
     pub flows: u64,
+    /// Sessions that wait for their clients.
+    #[serde(default)]
+    pub parked: Waiting,
+    /// Sessions given up since the start because their client parked too many.
+    #[serde(default)]
+    pub evicted: u64,
+    /// Flows taken over from the process before.
+    #[serde(default)]
+    pub restored: u64,
+    /// Whether flows outlive this process: a restart, or its sudden death.
+    #[serde(default)]
+    pub outlives: bool,
     /// Dials since the start, by what became of them.
     pub dials: Dials,
     /// Bytes to clients since the start.
     pub tx_bytes: u64,
     /// Bytes from clients since the start.
     pub rx_bytes: u64,
+}
+
+/// What waits for its clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Sessions without a connection.
+    pub sessions: u64,
+    /// Their flows.
+    pub flows: u64,
 }
 
 /// What became of the connections that clients asked for.

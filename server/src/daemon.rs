@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,12 @@ use whimbrel_host::Layout;
 use whimbrel_host::addresses;
 use whimbrel_host::control::{ControlServer, Request, Responder};
 use whimbrel_host::output::unix_now;
+use whimbrel_host::service::{self, Watchdog};
 
-use crate::control::{self, Activity, Dials, Running, Status};
+use crate::control::{self, Activity, Dials, Running, Status, Waiting};
 use crate::gateway::{Ask, Gateway, Question};
+use crate::keep::Keep;
+use crate::passed::Passed;
 use crate::ports::Ports;
 use crate::state::{EnrolError, State};
 
@@ -37,6 +40,8 @@ pub struct Launch {
     pub layout: Layout,
     /// The gateway's private key.
     pub key: SecretKey,
+    /// Reads the configuration again.
+    pub reread: fn(&Layout) -> anyhow::Result<GatewayConfig>,
 }
 
 /// Batches taken from one socket before everything else gets its turn: 16 × 64 KiB.
@@ -61,10 +66,12 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
 }
 
 async fn serve(launch: Launch) -> anyhow::Result<()> {
-    let state = State::open(&launch.layout)?;
-    let ports = Ports::open(&launch.config.listen, crate::passed::sockets())?;
+    let mut state = State::open(&launch.layout)?;
+    let passed = Passed::take();
+    let ports = Ports::open(&launch.config.listen, passed.sockets)?;
     let key = launch.key.public();
-    let gateway = Gateway::new(&launch.config, launch.key, addresses::own()?)?;
+    let mut gateway = Gateway::new(&launch.config, launch.key, addresses::own()?)?;
+    go_on(&mut gateway, passed.kept, &mut state);
     let control = ControlServer::bind(&launch.layout.socket, control::CHANGES)?;
     let mut daemon = Daemon {
         sockets: Watched::new(gateway.as_fd().as_raw_fd())?,
@@ -76,14 +83,30 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         state,
         public: launch.config.public,
         key,
+        layout: launch.layout,
+        reread: launch.reread,
+        watchdog: Watchdog::new(Instant::now()),
         reload_at: Instant::now() + RELOAD_EVERY,
         connected: None,
     };
     let listen: Vec<String> = daemon.ports.addresses().iter().map(ToString::to_string).collect();
     info!(listen = listen.join(", "), "Gateway runs");
     daemon.announce();
-    notify(sd_notify::NotifyState::Ready);
+    service::ready();
     daemon.run(control).await
+}
+
+/// Goes on with what a process before left with the service manager. A gateway that cannot serves
+/// new connections all the same.
+fn go_on(gateway: &mut Gateway, kept: Vec<(String, OwnedFd)>, state: &mut State) {
+    match Keep::open(kept) {
+        Ok(Some((keep, sessions))) => {
+            let admit = |key: &PublicKey| state.admit(key).map(|name| (name, state.options(key)));
+            gateway.restore(keep, sessions, admit, Instant::now());
+        }
+        Ok(None) => debug!("No service manager: connections end with this process"),
+        Err(error) => warn!(%error, "Connections will end with this process"),
+    }
 }
 
 struct Daemon {
@@ -92,6 +115,9 @@ struct Daemon {
     state: State,
     public: HostPort,
     key: PublicKey,
+    layout: Layout,
+    reread: fn(&Layout) -> anyhow::Result<GatewayConfig>,
+    watchdog: Watchdog,
     sockets: Watched,
     receive: Vec<u8>,
     send: Vec<u8>,
@@ -105,23 +131,42 @@ struct Daemon {
 enum Wake {
     Io,
     Request(Request, Responder),
+    Reload,
     Stop,
+}
+
+/// What a person or the service manager can say by signal.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
 }
 
 impl Daemon {
     async fn run(&mut self, mut control: ControlServer) -> anyhow::Result<()> {
-        let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+        let mut signals = Signals::new()?;
         loop {
             let busy = self.turn()?;
-            match self.wait(busy, &mut control, &mut stop).await {
+            match self.wait(busy, &mut control, &mut signals).await {
                 Wake::Io => {}
                 Wake::Request(request, responder) => {
                     responder.reply(self.answer(&request));
                 }
+                Wake::Reload => self.reload(),
                 Wake::Stop => break,
             }
         }
-        notify(sd_notify::NotifyState::Stopping);
+        service::stopping();
         info!("Gateway stops");
         self.gateway.close(Instant::now());
         self.turn()?;
@@ -144,7 +189,24 @@ impl Daemon {
             self.drop_revoked(now);
             self.announce();
         }
+        self.watchdog.feed(now);
         Ok(busy)
+    }
+
+    /// Reads the configuration and the clients again. What is wrong with them is told, and what was
+    /// there before stays.
+    fn reload(&mut self) {
+        service::reloading();
+        match (self.reread)(&self.layout) {
+            Ok(config) => {
+                self.gateway.configure(&config);
+                self.public = config.public;
+                info!("The configuration was read again; `listen` changes with the next start");
+            }
+            Err(error) => warn!(error = format!("{error:#}"), "The configuration stays as it was"),
+        }
+        self.drop_revoked(Instant::now());
+        service::ready();
     }
 
     /// Tells the service manager how many clients are connected.
@@ -152,7 +214,7 @@ impl Daemon {
         let connected = connected(&self.gateway);
         if self.connected.replace(connected) != Some(connected) {
             let text = format!("listening, {connected} clients connected");
-            notify(sd_notify::NotifyState::Status(&text));
+            service::status(&text);
         }
     }
 
@@ -178,8 +240,12 @@ impl Daemon {
         if !self.state.reload() {
             return;
         }
-        let keys: Vec<PublicKey> =
-            self.gateway.peers().filter(|peer| peer.name.is_some()).map(|peer| peer.key).collect();
+        let keys: Vec<PublicKey> = self
+            .gateway
+            .peers()
+            .filter(|peer| peer.session.is_some())
+            .map(|peer| peer.key)
+            .collect();
         for key in keys {
             if self.state.admit(&key).is_none() {
                 self.gateway.cut_off(&key, now);
@@ -246,14 +312,15 @@ impl Daemon {
         &mut self,
         busy: bool,
         control: &mut ControlServer,
-        stop: &mut [Signal; 2],
+        signals: &mut Signals,
     ) -> Wake {
         let deadline = if busy {
             Instant::now()
         } else {
-            self.gateway.poll_timeout().map_or(self.reload_at, |at| at.min(self.reload_at))
+            let others = [self.gateway.poll_timeout(), self.watchdog.deadline()];
+            others.into_iter().flatten().fold(self.reload_at, Instant::min)
         };
-        let [terminate, interrupt] = stop;
+        let Signals { terminate, interrupt, hang_up } = signals;
         let (ports, sockets, pending) = (&self.ports, &self.sockets, &self.pending);
         let io = poll_fn(|cx| {
             let readable = ports.poll_readable(cx);
@@ -266,6 +333,7 @@ impl Daemon {
             biased;
             _ = terminate.recv() => Wake::Stop,
             _ = interrupt.recv() => Wake::Stop,
+            _ = hang_up.recv() => Wake::Reload,
             (request, responder) = control.next() => Wake::Request(request, responder),
             () = io => Wake::Io,
             () = tokio::time::sleep_until(deadline.into()) => Wake::Io,
@@ -289,6 +357,7 @@ impl Running for RunningGateway<'_> {
 
     fn status(&self) -> Status {
         let stats = self.gateway.stats;
+        let parked = self.gateway.parked();
         Status {
             state: "running".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -299,6 +368,10 @@ impl Running for RunningGateway<'_> {
             clients: 0,
             connected: connected(self.gateway),
             flows: self.gateway.flow_count() as u64,
+            parked: Waiting { sessions: parked.0 as u64, flows: parked.1 as u64 },
+            evicted: stats.evicted,
+            restored: stats.restored,
+            outlives: self.gateway.outlives(),
             dials: Dials {
                 connected: stats.connected,
                 failed: stats.failed,
@@ -311,12 +384,13 @@ impl Running for RunningGateway<'_> {
     }
 
     fn activity(&self, key: &PublicKey) -> Option<Activity> {
-        let peer = self.gateway.peers().find(|peer| peer.key == *key && peer.name.is_some())?;
+        let peer = self.gateway.peers().find(|peer| peer.key == *key && peer.session.is_some())?;
+        let session = peer.session.as_ref()?;
         Some(Activity {
-            flows: peer.flows.len() as u64,
+            flows: session.flows.len() as u64,
             addresses: self.gateway.addresses(peer),
-            tx_bytes: peer.down_bytes,
-            rx_bytes: peer.up_bytes,
+            tx_bytes: session.down_bytes,
+            rx_bytes: session.up_bytes,
             connected_s: self.now.saturating_duration_since(peer.since).as_secs(),
         })
     }
@@ -327,7 +401,7 @@ impl Running for RunningGateway<'_> {
 }
 
 fn connected(gateway: &Gateway) -> usize {
-    gateway.peers().filter(|peer| peer.name.is_some()).count()
+    gateway.peers().filter(|peer| peer.session.is_some()).count()
 }
 
 fn denial(error: &EnrolError) -> Denial {
@@ -367,12 +441,5 @@ impl Watched {
             Poll::Ready(Err(_)) => true,
             Poll::Pending => false,
         }
-    }
-}
-
-/// Tells the service manager, if there is one.
-fn notify(state: sd_notify::NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        debug!(%error, "Cannot notify the service manager");
     }
 }

@@ -68,12 +68,17 @@ impl Dialler {
             Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
             Err(error) => return Err(error),
         }
+        self.adopt(flow, socket.into())
+    }
+
+    /// Watches a socket that exists.
+    pub(crate) fn adopt(&self, flow: u64, socket: TcpStream) -> io::Result<Destination> {
         let wanted = epoll::EventFlags::IN
             | epoll::EventFlags::OUT
             | epoll::EventFlags::RDHUP
             | epoll::EventFlags::ET;
         epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(flow), wanted)?;
-        Ok(Destination { socket: socket.into(), pending: VecDeque::new() })
+        Ok(Destination { socket, pending: VecDeque::new() })
     }
 
     /// Takes the news the kernel has, without waiting.
@@ -171,10 +176,29 @@ impl Destination {
         self.socket.shutdown(std::net::Shutdown::Write)
     }
 
-    /// Says RST instead of FIN when the socket is dropped.
+    /// Makes the connection end with RST, not FIN, if every duplicate of it is closed before
+    /// [`complete`](Self::complete): the destination must not take what was cut off for whole.
+    pub(crate) fn outlive(&self) -> io::Result<()> {
+        SockRef::from(&self.socket).set_linger(Some(Duration::ZERO))
+    }
+
+    /// Both directions were ended in good order: the kernel sends what is left.
+    pub(crate) fn complete(self) {
+        // It fails for sockets that are closed already.
+        let _ = SockRef::from(&self.socket).set_linger(None);
+    }
+
+    /// Gives the connection up at once: RST to the destination, unless it is over already. Closing
+    /// the descriptor would not do, as there may be a duplicate elsewhere.
     pub(crate) fn reset(self) {
         // If it fails the destination sees FIN and then RST at its next segment.
-        let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        let _ = rustix::net::connect_unspec(&self.socket);
+    }
+}
+
+impl AsFd for Destination {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -1,15 +1,17 @@
 //! One flow at the gateway: a stream of a client on one side, kernel TCP on the other.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use whimbrel_carrier::{Connection, Endpoint, Pipe, Pulled, StreamEnd};
-use whimbrel_common::session::{INITIAL_WINDOW, Violation};
+use whimbrel_common::session::{INITIAL_WINDOW, Receiver, Sender, Violation};
 use whimbrel_common::wire::{FlowAnswer, RefuseReason, StreamCode};
 
 use crate::dial::{Destination, Ready};
+use crate::keep::{KeptFlow, Shelf};
 
 /// Bytes moved in one direction before other flows get their turn: a quarter of a millisecond at
 /// 16 Gbit/s.
@@ -46,6 +48,8 @@ pub(crate) struct Flow {
     pub(crate) counted: u64,
     /// The connection that carried the flow is lost, and no stream of another carries it yet.
     pub(crate) parked: bool,
+    /// Where the flow outlives the process, if it does.
+    pub(crate) shelf: Option<Shelf>,
     socket: Destination,
     dialling: bool,
     can_read: bool,
@@ -100,6 +104,7 @@ impl Flow {
             queued: false,
             counted: 0,
             parked: false,
+            shelf: None,
             socket,
             dialling: true,
             can_read: false,
@@ -109,6 +114,30 @@ impl Flow {
             write_end: false,
             ended: false,
         }
+    }
+
+    /// A flow of a process before, whose client has not come back yet.
+    pub(crate) fn restored(
+        kept: KeptFlow,
+        adopt: impl FnOnce(TcpStream) -> io::Result<Destination>,
+    ) -> io::Result<Self> {
+        let sender = Sender::restored(kept.taken, kept.bytes, kept.read_end);
+        let receiver = Receiver::restored(kept.written, kept.ended);
+        let pipe = Pipe::resting(kept.flow, kept.epoch, sender, receiver);
+        let socket = adopt(kept.socket)?;
+        Ok(Self {
+            parked: true,
+            dialling: kept.dialling,
+            read_end: kept.read_end,
+            write_end: kept.ended,
+            ended: kept.ended,
+            // What the kernel announced to another process is not announced again.
+            can_read: true,
+            can_write: !kept.dialling,
+            closing: true,
+            shelf: Some(kept.shelf),
+            ..Self::new(Connection::NONE, pipe, kept.destination, socket)
+        })
     }
 
     /// Whether the destination has not answered yet.
@@ -159,6 +188,9 @@ impl Flow {
             self.dialling = false;
             // Whatever came with the connection must be looked for.
             self.can_read = true;
+            if let Some(shelf) = &self.shelf {
+                shelf.open();
+            }
             self.pipe.answer(&FlowAnswer::Opened { limit: self.pipe.receiver.limit() });
         }
         let up = match self.carry_up(endpoint, terms, now) {
@@ -190,6 +222,9 @@ impl Flow {
             self.fetch(endpoint)?;
             if self.socket.queued() == 0 {
                 if self.write_end {
+                    if let Some(shelf) = &self.shelf {
+                        shelf.end();
+                    }
                     self.socket.end().map_err(|_| End::ByDestination)?;
                     self.pipe.receiver.take_end();
                     self.ended = true;
@@ -238,6 +273,9 @@ impl Flow {
     ) -> Result<bool, End> {
         let mut moved = 0;
         self.push(endpoint)?;
+        if let Some(shelf) = &mut self.shelf {
+            shelf.take(self.pipe.sender.taken());
+        }
         let may_read = may_read || self.held() < INITIAL_WINDOW;
         while self.can_read && !self.read_end && may_read && self.unsent() < UNSENT {
             let room = self.pipe.sender.room().min(scratch.len());
@@ -247,17 +285,25 @@ impl Flow {
             if moved >= BUDGET {
                 return Ok(true);
             }
-            match self.socket.read(&mut scratch[..room]) {
+            let offset = self.pipe.sender.total();
+            let space = match &mut self.shelf {
+                Some(shelf) => shelf.space(offset, room),
+                None => &mut scratch[..room],
+            };
+            match self.socket.read(space) {
                 Ok(0) => {
                     self.read_end = true;
                     self.pipe.sender.finish();
                 }
                 Ok(count) => {
-                    self.pipe.sender.push(Bytes::copy_from_slice(&scratch[..count]));
+                    // A short read has emptied the socket; an end still to come is announced.
+                    self.can_read = count == space.len() || self.closing;
+                    self.pipe.sender.push(Bytes::copy_from_slice(&space[..count]));
+                    if let Some(shelf) = &mut self.shelf {
+                        shelf.fill(offset + count as u64);
+                    }
                     self.down_bytes += count as u64;
                     moved += count;
-                    // A short read has emptied the socket; an end still to come is announced.
-                    self.can_read = count == room || self.closing;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.can_read = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -290,11 +336,25 @@ impl Flow {
         self.write_end = self.ended;
     }
 
-    /// Ends the kernel's connection the way the flow ended.
-    pub(crate) fn close(self, end: End) {
+    /// Ends the kernel's connection the way the flow ended. What outlives the process is the
+    /// caller's to give up, after this.
+    pub(crate) fn close(self, end: End) -> Option<Shelf> {
         match end {
-            End::ByClient | End::Violation(_) => self.socket.reset(),
-            End::Complete | End::Refused(_) | End::ByDestination => {}
+            End::ByClient | End::Violation(_) | End::Refused(_) => self.socket.reset(),
+            End::Complete => self.socket.complete(),
+            End::ByDestination => {}
         }
+        self.shelf
+    }
+
+    /// The flow goes on in this place if the process ends.
+    pub(crate) fn outlive(&mut self, shelf: Shelf) -> io::Result<()> {
+        self.shelf = Some(shelf);
+        self.socket.outlive()
+    }
+
+    /// The destination's socket.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

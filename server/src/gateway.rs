@@ -12,30 +12,26 @@ use std::time::Instant;
 use bytes::BytesMut;
 use tracing::{debug, info, warn};
 use whimbrel_carrier::{
-    Connection, ControlStream, Endpoint, Event, Identity, Lost, Path, Pipe, Role, Stream, Transmit,
+    Connection, ControlStream, Endpoint, Event, Identity, Path, Pipe, Role, Stream, Transmit,
     Tuning,
 };
 use whimbrel_common::cid::ServerId;
 use whimbrel_common::config::GatewayConfig;
-use whimbrel_common::identity::{ClientName, PublicKey, SecretKey};
+use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::invite::Token;
 use whimbrel_common::path::{Action, Input, PathKey, PreferredBy};
-use whimbrel_common::session;
-use whimbrel_common::wire::{
-    Control, DETACH, Denial, FlowAnswer, FlowHeader, RefuseReason, SessionId, StreamCode, VERSION,
-    WireFlow,
-};
-use whimbrel_gateway_core::clients::Options;
+use whimbrel_common::wire::{Control, Denial, SessionId, StreamCode, VERSION};
 use whimbrel_gateway_core::egress::Policy;
 use whimbrel_gateway_core::limits::Usage;
 
-use crate::dial::{Dialler, Ready, refusal};
-use crate::flow::{End, Flow, Terms, Turn};
-use crate::peer::{ADMISSION_BYTES, Parked, Peer, Use};
+use crate::dial::{Dialler, Ready};
+use crate::flow::{End, Flow};
+use crate::keep::Keep;
+use crate::peer::{ADMISSION_BYTES, Peer, Use};
+use crate::sessions::Parked;
 
-/// Sessions of one client that may wait for it: a daemon and a few wrapped commands. A client that
-/// was killed never comes back for its own.
-const MOST_PARKED: usize = 8;
+mod attach;
+mod flows;
 
 /// One read from a destination, in bytes. Bytes are copied out of it at their exact size.
 const SCRATCH: usize = 128 * 1024;
@@ -53,6 +49,8 @@ pub(crate) struct Stats {
     pub(crate) limited: u64,
     /// Sessions given up because their client parked too many.
     pub(crate) evicted: u64,
+    /// Flows of a process before.
+    pub(crate) restored: u64,
     /// Bytes to destinations.
     pub(crate) up_bytes: u64,
     /// Bytes from destinations.
@@ -83,7 +81,9 @@ pub(crate) struct Gateway {
     usage: Usage,
     limits: whimbrel_common::config::Limits,
     peers: BTreeMap<Connection, Peer>,
-    parked: BTreeMap<SessionId, Parked>,
+    parked: Parked,
+    /// What outlives this process, where a service manager keeps it.
+    keep: Option<Keep>,
     flows: BTreeMap<u64, Flow>,
     next_flow: u64,
     work: VecDeque<u64>,
@@ -113,7 +113,8 @@ impl Gateway {
             usage: Usage::new(&config.limits),
             limits: config.limits,
             peers: BTreeMap::new(),
-            parked: BTreeMap::new(),
+            parked: Parked::default(),
+            keep: None,
             flows: BTreeMap::new(),
             next_flow: 0,
             work: VecDeque::new(),
@@ -123,6 +124,13 @@ impl Gateway {
             stats: Stats::default(),
             since: Instant::now(),
         })
+    }
+
+    /// Changes what [`new`](Self::new) was told of destinations and limits. Flows that exist stay.
+    pub(crate) fn configure(&mut self, config: &GatewayConfig) {
+        self.policy.reconfigure(&config.egress);
+        self.usage.reconfigure(&config.limits);
+        self.limits = config.limits;
     }
 
     /// A datagram arrived.
@@ -170,6 +178,7 @@ impl Gateway {
         self.expire_parked(now);
         self.turn_flows(now);
         self.tend_peers(now);
+        self.tidy_keep();
         !self.work.is_empty()
     }
 
@@ -182,8 +191,7 @@ impl Gateway {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let peers = self.peers.values().filter_map(Peer::deadline).min();
         let dials = self.dials.front().map(|(at, _)| *at);
-        let parked = self.parked.values().map(|parked| parked.since).min();
-        let parked = parked.and_then(|since| since.checked_add(self.limits.hold));
+        let parked = self.parked.deadline(self.limits.hold);
         [self.endpoint.poll_timeout(), peers, dials, parked].into_iter().flatten().min()
     }
 
@@ -193,22 +201,7 @@ impl Gateway {
                 debug!(%remote, %key, "Connected");
                 self.peers.insert(connection, Peer::new(connection, key, remote, now));
             }
-            Event::Lost(reason) => {
-                let goes_on = match reason {
-                    Lost::ClosedByPeer(code) => code == DETACH,
-                    Lost::Reset
-                    | Lost::TimedOut
-                    | Lost::Closed
-                    | Lost::Authentication(_)
-                    | Lost::NotOurs(_)
-                    | Lost::Failed(_) => true,
-                };
-                if goes_on {
-                    self.park(connection, &reason.to_string(), now);
-                } else {
-                    self.lose(connection, &reason.to_string());
-                }
-            }
+            Event::Lost(reason) => self.lost(connection, &reason, now),
             Event::Opened => self.accept_streams(connection, now),
             Event::Readable(stream) => self.readable(connection, stream, now),
             Event::Writable(stream) => self.writable(connection, stream),
@@ -229,113 +222,6 @@ impl Gateway {
             }
             Event::StreamsAvailable => {}
         }
-    }
-
-    /// The connection is over, and the session with it.
-    fn lose(&mut self, connection: Connection, reason: &str) {
-        if let Some(peer) = self.peers.remove(&connection) {
-            self.finish(peer, reason);
-        }
-    }
-
-    fn finish(&mut self, peer: Peer, reason: &str) {
-        if let Some(name) = &peer.name {
-            info!(client = %name, flows = peer.flows.len(), reason, "Client gone");
-        }
-        for number in peer.flows.into_values() {
-            if let Some(flow) = self.flows.remove(&number) {
-                flow.close(End::ByClient);
-                self.usage.close(&peer.key);
-            }
-        }
-        // A client that connects again may do so before its old connection is known to be dead.
-        let same = |other: &Peer| other.key == peer.key;
-        let elsewhere = self.peers.values().any(same);
-        if !elsewhere && !self.parked.values().any(|parked| same(&parked.peer)) {
-            self.usage.forget(&peer.key);
-        }
-    }
-
-    /// The connection is over, the session waits for its client.
-    fn park(&mut self, connection: Connection, reason: &str, now: Instant) {
-        let Some(peer) = self.peers.remove(&connection) else { return };
-        let Some(session) = peer.session.filter(|_| !peer.flows.is_empty()) else {
-            self.finish(peer, reason);
-            return;
-        };
-        let client = peer.name.as_ref().map(ToString::to_string);
-        info!(client, %session, flows = peer.flows.len(), reason, "Client parked");
-        let key = peer.key;
-        let peer = self.detach(peer);
-        self.parked.insert(session, Parked { since: now, peer });
-        self.evict(&key);
-    }
-
-    /// Its streams and paths are gone; its flows rest.
-    fn detach(&mut self, mut peer: Peer) -> Peer {
-        for number in peer.flows.values() {
-            if let Some(flow) = self.flows.get_mut(number) {
-                flow.parked = true;
-            }
-        }
-        peer.control = None;
-        peer.streams.clear();
-        peer
-    }
-
-    /// Parks no more than [`MOST_PARKED`] sessions of a client.
-    fn evict(&mut self, key: &PublicKey) {
-        let mut own: Vec<(Instant, SessionId)> = self
-            .parked
-            .iter()
-            .filter(|(_, parked)| parked.peer.key == *key)
-            .map(|(session, parked)| (parked.since, *session))
-            .collect();
-        own.sort_unstable();
-        for (_, session) in own.iter().rev().skip(MOST_PARKED) {
-            self.stats.evicted += 1;
-            self.unpark(*session, "the client parks too many sessions");
-        }
-    }
-
-    fn unpark(&mut self, session: SessionId, reason: &str) {
-        if let Some(parked) = self.parked.remove(&session) {
-            self.finish(parked.peer, reason);
-        }
-    }
-
-    fn expire_parked(&mut self, now: Instant) {
-        let over =
-            |parked: &Parked| now.saturating_duration_since(parked.since) >= self.limits.hold;
-        let expired: Vec<SessionId> = self
-            .parked
-            .iter()
-            .filter(|(_, parked)| over(parked))
-            .map(|(session, _)| *session)
-            .collect();
-        for session in expired {
-            self.unpark(session, "the client did not come back");
-        }
-    }
-
-    /// Takes a session away from wherever it was: a place where it is parked, or a connection that
-    /// is not known to be dead yet. It must belong to this key, and an old epoch is inert.
-    fn reclaim(
-        &mut self,
-        session: SessionId,
-        key: &PublicKey,
-        epoch: u64,
-        now: Instant,
-    ) -> Option<Peer> {
-        let rightful =
-            |peer: &Peer| peer.session == Some(session) && peer.key == *key && epoch > peer.epoch;
-        if self.parked.get(&session).is_some_and(|parked| rightful(&parked.peer)) {
-            return self.parked.remove(&session).map(|parked| parked.peer);
-        }
-        let old = self.peers.values().find(|peer| rightful(peer))?.connection;
-        self.endpoint.close(old, DETACH, "attached anew", now);
-        let peer = self.peers.remove(&old)?;
-        Some(self.detach(peer))
     }
 
     fn path_opened(&mut self, connection: Connection, path: Path, now: Instant) {
@@ -413,7 +299,7 @@ impl Gateway {
             let Some(peer) = self.peers.get_mut(&connection) else { return };
             let Some(control) = peer.control.as_mut() else { return };
             let received = control.receive(&mut self.endpoint, connection);
-            if peer.name.is_none() && control.received() > ADMISSION_BYTES {
+            if peer.session.is_none() && control.received() > ADMISSION_BYTES {
                 self.deny(connection, Denial::Protocol, now);
                 return;
             }
@@ -449,9 +335,10 @@ impl Gateway {
             Control::Attach { session, epoch } => {
                 self.ask(connection, Question::Attach { session, epoch });
             }
-            Control::Taken(entries) if peer.name.is_some() => {
+            Control::Taken(entries) if peer.session.is_some() => {
+                let Some(session) = peer.session.as_ref() else { return };
                 for entry in entries {
-                    let Some(number) = peer.flows.get(&entry.flow) else { continue };
+                    let Some(number) = session.flows.get(&entry.flow) else { continue };
                     let Some(flow) = self.flows.get_mut(number) else { continue };
                     match flow.pipe.sender.acknowledge(entry.offset, entry.limit, entry.fin) {
                         Ok(()) => Self::enqueue(&mut self.work, *number, flow),
@@ -482,69 +369,6 @@ impl Gateway {
         self.asks.pop_front()
     }
 
-    /// The outcome of [`Question::Enrol`].
-    pub(crate) fn enrolled(
-        &mut self,
-        connection: Connection,
-        outcome: Result<ClientName, Denial>,
-        now: Instant,
-    ) {
-        let Some(peer) = self.peers.get_mut(&connection) else { return };
-        match outcome {
-            Ok(name) => {
-                info!(client = %name, key = %peer.key, "Enrolled");
-                if let Some(control) = peer.control.as_mut() {
-                    control.send(&Control::Enrolled { name: name.to_string() });
-                }
-            }
-            Err(denial) => self.deny(connection, denial, now),
-        }
-    }
-
-    /// The outcome of [`Question::Attach`]: who the client is, or `None` for a stranger.
-    pub(crate) fn attached(
-        &mut self,
-        connection: Connection,
-        wanted: Option<SessionId>,
-        epoch: u64,
-        client: Option<(ClientName, Options)>,
-        now: Instant,
-    ) {
-        let Some((name, options)) = client else {
-            self.deny(connection, Denial::UnknownKey, now);
-            return;
-        };
-        let Some(fresh) = new_session() else {
-            self.deny(connection, Denial::Busy, now);
-            return;
-        };
-        // A second attach on one connection would leave its streams behind.
-        let Some(key) = self.peers.get(&connection).filter(|it| it.name.is_none()).map(|it| it.key)
-        else {
-            self.deny(connection, Denial::Protocol, now);
-            return;
-        };
-        let old = wanted.and_then(|session| self.reclaim(session, &key, epoch, now));
-        let Some(peer) = self.peers.get_mut(&connection) else { return };
-        peer.session = Some(fresh);
-        if let Some(old) = old {
-            peer.adopt(old);
-        }
-        peer.epoch = epoch;
-        let session = peer.session.unwrap_or(fresh);
-        let resumed = session != fresh;
-        let flows = u64::from(options.flows.unwrap_or(self.limits.flows_per_client));
-        self.usage.welcome(peer.key, &options, now);
-        // One more than flows: the control stream.
-        self.endpoint.grant(connection, flows + 1);
-        info!(client = %name, %session, resumed, flows = peer.flows.len(), "Client attached");
-        peer.name = Some(name);
-        if let Some(control) = peer.control.as_mut() {
-            let hold = self.limits.hold.as_secs();
-            control.send(&Control::Attached { session, epoch, hold, flows });
-        }
-    }
-
     /// Tells a client that it is not admitted, and ends its connection.
     fn deny(&mut self, connection: Connection, reason: Denial, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&connection) {
@@ -556,223 +380,11 @@ impl Gateway {
         self.lose(connection, "denied");
     }
 
-    fn begin(
-        &mut self,
-        connection: Connection,
-        stream: Stream,
-        header: &FlowHeader,
-        rest: BytesMut,
-        now: Instant,
-    ) {
-        let Some(peer) = self.peers.get_mut(&connection) else { return };
-        if peer.name.is_none() {
-            self.deny(connection, Denial::Protocol, now);
-            return;
-        }
-        match *header {
-            FlowHeader::Open { flow, destination, limit } => {
-                let mut pipe = Pipe::accept(flow, stream, limit);
-                pipe.accept_rest(rest);
-                let dialled = self.dial(connection, flow, destination, pipe, now);
-                if let Err((mut pipe, reason)) = dialled {
-                    pipe.answer(&FlowAnswer::Refused { reason });
-                    pipe.sender.finish();
-                    let _ = pipe.push(&mut self.endpoint, connection);
-                    if let Some(peer) = self.peers.get_mut(&connection) {
-                        peer.streams.remove(&stream);
-                    }
-                }
-            }
-            FlowHeader::Resume { flow, epoch, taken, fin_taken, offset, limit } => {
-                let resume = Resume { flow, epoch, taken, fin_taken, offset, limit };
-                self.resume(connection, stream, &resume, rest);
-            }
-        }
-    }
-
-    #[expect(clippy::result_large_err, reason = "the pipe of a refused flow, once per flow")]
-    fn dial(
-        &mut self,
-        connection: Connection,
-        flow: WireFlow,
-        destination: SocketAddr,
-        pipe: Pipe,
-        now: Instant,
-    ) -> Result<(), (Pipe, RefuseReason)> {
-        let Some(peer) = self.peers.get_mut(&connection) else {
-            return Err((pipe, RefuseReason::Failed));
-        };
-        if peer.flows.contains_key(&flow) {
-            return Err((pipe, RefuseReason::Failed));
-        }
-        peer.newest = peer.newest.max(Some(flow));
-        if let Err(denied) = self.policy.check(destination) {
-            debug!(client = ?peer.name.as_ref().map(ToString::to_string), %denied, "Denied");
-            self.stats.denied += 1;
-            return Err((pipe, RefuseReason::Denied));
-        }
-        if let Err(exceeded) = self.usage.open(&peer.key, now) {
-            debug!(%exceeded, "Limited");
-            self.stats.limited += 1;
-            return Err((pipe, RefuseReason::Limit));
-        }
-        let number = self.next_flow;
-        self.next_flow += 1;
-        let socket = match self.dialler.dial(number, destination) {
-            Ok(socket) => socket,
-            Err(error) => {
-                self.usage.close(&peer.key);
-                self.stats.failed += 1;
-                debug!(%destination, %error, "Cannot dial");
-                return Err((pipe, refusal(&error)));
-            }
-        };
-        peer.dials += 1;
-        peer.flows.insert(flow, number);
-        peer.streams.insert(pipe.stream(), Use::Flow(number));
-        self.dials.push_back((now + self.limits.dial_timeout, number));
-        self.flows.insert(number, Flow::new(connection, pipe, destination, socket));
-        Ok(())
-    }
-
-    fn resume(&mut self, connection: Connection, stream: Stream, resume: &Resume, rest: BytesMut) {
-        let Some(peer) = self.peers.get_mut(&connection) else { return };
-        let known = peer.flows.get(&resume.flow).copied();
-        let flow = known.and_then(|number| self.flows.get_mut(&number).map(|flow| (number, flow)));
-        let Some((number, flow)) = flow else {
-            let seen = peer.newest.is_some_and(|newest| resume.flow <= newest);
-            let answer = if seen { FlowAnswer::Gone } else { FlowAnswer::NeverSeen };
-            let mut pipe = Pipe::accept(resume.flow, stream, 0);
-            pipe.answer(&answer);
-            pipe.sender.finish();
-            let _ = pipe.push(&mut self.endpoint, connection);
-            peer.streams.remove(&stream);
-            return;
-        };
-        if resume.epoch <= flow.pipe.epoch() {
-            Pipe::supersede(&mut self.endpoint, connection, stream);
-            peer.streams.remove(&stream);
-            return;
-        }
-        let old = Some(flow.pipe.stream()).filter(|_| !flow.parked);
-        let sent = flow.pipe.sender.taken() + flow.pipe.sender.in_flight();
-        if let Err(violation) =
-            flow.pipe.resume(stream, resume.epoch, resume.taken, resume.offset).and_then(|()| {
-                flow.pipe.sender.acknowledge(resume.taken, resume.limit, resume.fin_taken)
-            })
-        {
-            warn!(%violation, "A client resumed a flow with impossible offsets");
-            for stream in old.into_iter().chain([stream]) {
-                peer.streams.remove(&stream);
-                self.endpoint.abort(connection, stream, StreamCode::Reset.code());
-            }
-            self.end(number, End::Violation(violation));
-            return;
-        }
-        flow.client = connection;
-        flow.parked = false;
-        flow.forget_queued();
-        flow.pipe.accept_rest(rest);
-        if !flow.is_dialling() {
-            let (taken, limit, fin_taken) = flow.pipe.receiver.report();
-            let offset = flow.pipe.sender.taken();
-            let repeated = sent.saturating_sub(offset);
-            flow.pipe.answer(&FlowAnswer::Resumed { taken, fin_taken, offset, limit, repeated });
-        }
-        if let Some(old) = old {
-            Pipe::supersede(&mut self.endpoint, connection, old);
-            peer.streams.remove(&old);
-        }
-        peer.streams.insert(stream, Use::Flow(number));
-        Self::enqueue(&mut self.work, number, flow);
-    }
-
-    fn expire_dials(&mut self, now: Instant) {
-        while let Some((at, number)) = self.dials.front().copied()
-            && at <= now
-        {
-            self.dials.pop_front();
-            let Some(flow) = self.flows.get_mut(&number).filter(|flow| flow.is_dialling()) else {
-                continue;
-            };
-            if flow.parked {
-                self.end(number, End::Refused(RefuseReason::TimedOut));
-            } else if let Turn::Over(end) = flow.time_out(&mut self.endpoint) {
-                self.end(number, end);
-            }
-        }
-    }
-
-    fn turn_flows(&mut self, now: Instant) {
-        for _ in 0..self.work.len() {
-            let Some(number) = self.work.pop_front() else { break };
-            let Some(flow) = self.flows.get_mut(&number) else { continue };
-            flow.queued = false;
-            if flow.parked {
-                continue;
-            }
-            let Some(peer) = self.peers.get_mut(&flow.client) else { continue };
-            let before = (flow.up_bytes, flow.down_bytes);
-            let was_dialling = flow.is_dialling();
-            let terms = Terms {
-                rtt: peer.rtt(),
-                window: session::share(peer.flows.len()),
-                may_read: peer.held < self.limits.buffered_per_client,
-            };
-            let turn = flow.turn(&mut self.endpoint, &mut self.scratch, terms, now);
-            let moved = (flow.up_bytes - before.0, flow.down_bytes - before.1);
-            peer.up_bytes += moved.0;
-            peer.down_bytes += moved.1;
-            self.stats.up_bytes += moved.0;
-            self.stats.down_bytes += moved.1;
-            self.stats.connected += u64::from(was_dialling && !flow.is_dialling());
-            if moved != (0, 0) {
-                peer.paths.handle(Input::Activity, now);
-            }
-            peer.held = peer.held + flow.held() - flow.counted;
-            flow.counted = flow.held();
-            peer.reports.note(flow.pipe.flow, &flow.pipe.receiver, now);
-            match turn {
-                Turn::Rest => {}
-                Turn::Again => Self::enqueue(&mut self.work, number, flow),
-                Turn::Over(end) => self.end(number, end),
-            }
-        }
-    }
-
-    /// A flow is over: its stream, its socket and what it counted go.
-    fn end(&mut self, number: u64, end: End) {
-        let Some(flow) = self.flows.remove(&number) else { return };
-        debug!(flow = flow.pipe.flow.0, destination = %flow.destination, ?end, "Flow over");
-        let owns = |peer: &&mut Peer| peer.flows.get(&flow.pipe.flow) == Some(&number);
-        let owner = if flow.parked {
-            let parked = self.parked.values_mut().map(|parked| &mut parked.peer);
-            self.peers.values_mut().chain(parked).find(owns)
-        } else {
-            self.peers.get_mut(&flow.client)
-        };
-        if let Some(peer) = owner {
-            peer.flows.remove(&flow.pipe.flow);
-            peer.streams.remove(&flow.pipe.stream());
-            peer.held = peer.held.saturating_sub(flow.counted);
-            self.usage.close(&peer.key);
-        }
-        match end {
-            End::Complete => {}
-            End::Refused(_) => self.stats.failed += 1,
-            End::ByDestination | End::ByClient | End::Violation(_) if flow.parked => {}
-            End::ByDestination | End::ByClient | End::Violation(_) => {
-                flow.pipe.reset(&mut self.endpoint, flow.client);
-            }
-        }
-        flow.close(end);
-    }
-
     fn tend_peers(&mut self, now: Instant) {
         let mut overdue = Vec::new();
         for peer in self.peers.values_mut() {
             let connection = peer.connection;
-            if peer.name.is_none() && now >= peer.since + crate::peer::ADMISSION {
+            if peer.session.is_none() && now >= peer.since + crate::peer::ADMISSION {
                 overdue.push((connection, Denial::Protocol));
                 continue;
             }
@@ -780,9 +392,9 @@ impl Gateway {
             while let Some(action) = peer.paths.poll_action() {
                 act(&mut self.endpoint, peer, action);
             }
-            let (flows, numbers) = (&mut self.flows, &peer.flows);
+            let (flows, session) = (&mut self.flows, peer.session.as_ref());
             let frames = peer.reports.collect(now, |flow| {
-                let flow = flows.get_mut(numbers.get(&flow)?)?;
+                let flow = flows.get_mut(session?.flows.get(&flow)?)?;
                 Some(flow.pipe.receiver.report())
             });
             let Some(control) = peer.control.as_mut() else { continue };
@@ -797,32 +409,27 @@ impl Gateway {
         }
     }
 
-    /// Cuts a client off: its connections, its flows.
-    pub(crate) fn cut_off(&mut self, key: &PublicKey, now: Instant) -> usize {
-        let connections: Vec<Connection> = self
-            .peers
+    /// Parks the sockets of flows anew when too many of those parked are over.
+    fn tidy_keep(&mut self) {
+        let Some(keep) = self.keep.as_mut().filter(|keep| keep.is_littered()) else { return };
+        let kept = self
+            .flows
             .values()
-            .filter(|peer| peer.key == *key)
-            .map(|peer| peer.connection)
-            .collect();
-        for connection in &connections {
-            self.deny(*connection, Denial::Revoked, now);
+            .filter_map(|flow| flow.shelf.as_ref().map(|shelf| (shelf.ticket(), flow.socket())));
+        if let Err(error) = keep.park_again(kept) {
+            warn!(%error, "Sockets cannot be parked anew");
         }
-        let parked = self.parked.iter().filter(|(_, parked)| parked.peer.key == *key);
-        let parked: Vec<SessionId> = parked.map(|(session, _)| *session).collect();
-        for session in parked {
-            self.unpark(session, "revoked");
-        }
-        connections.len()
     }
 
-    /// Ends every connection, so that clients learn it at once.
-    pub(crate) fn close(&mut self, now: Instant) {
-        let connections: Vec<Connection> = self.peers.keys().copied().collect();
-        for connection in connections {
-            self.endpoint.close(connection, 0, "the gateway stops", now);
-            self.lose(connection, "the gateway stops");
-        }
+    /// Whether flows outlive this process.
+    pub(crate) fn outlives(&self) -> bool {
+        self.keep.is_some()
+    }
+
+    /// How many flows wait for their clients.
+    pub(crate) fn parked(&self) -> (usize, usize) {
+        let flows = self.parked.iter().map(|(_, session)| session.flows.len()).sum();
+        (self.parked.iter().count(), flows)
     }
 
     /// The connected clients.
@@ -851,16 +458,6 @@ impl AsFd for Gateway {
     }
 }
 
-/// The fields of [`FlowHeader::Resume`].
-struct Resume {
-    flow: WireFlow,
-    epoch: u64,
-    taken: u64,
-    fin_taken: bool,
-    offset: u64,
-    limit: u64,
-}
-
 /// The gateway's half of path decisions: it probes, prefers and tells.
 fn act(endpoint: &mut Endpoint, peer: &mut Peer, action: Action) {
     match action {
@@ -870,9 +467,9 @@ fn act(endpoint: &mut Endpoint, peer: &mut Peer, action: Action) {
             if step.from.is_none() {
                 return;
             }
-            peer.moves += 1;
-            let client = peer.name.as_ref().map(ToString::to_string);
-            info!(client, to = %step.to, reason = %step.reason, "Moved");
+            let Some(session) = &mut peer.session else { return };
+            session.moves += 1;
+            info!(client = %session.name, to = %step.to, reason = %step.reason, "Moved");
         }
         Action::StateChanged { path, from, to } => {
             debug!(%path, %from, %to, "Path state");
@@ -884,8 +481,4 @@ fn act(endpoint: &mut Endpoint, peer: &mut Peer, action: Action) {
         | Action::Close { .. }
         | Action::Replay { .. } => {}
     }
-}
-
-fn new_session() -> Option<SessionId> {
-    whimbrel_host::random::bytes().ok().map(SessionId)
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use whimbrel_carrier::{Connection, ControlStream, Endpoint, Path, Reports, Stream};
-use whimbrel_common::identity::{ClientName, PublicKey};
+use whimbrel_common::identity::PublicKey;
 use whimbrel_common::path::{Config, Evidence, Input, PathKey, Paths, Role};
-use whimbrel_common::wire::{SessionId, WireFlow};
+
+use crate::sessions::Session;
 
 /// A stranger has this many bytes to say who it is: three frames of less than a hundred in all.
 pub(crate) const ADMISSION_BYTES: u64 = 4096;
@@ -29,13 +30,6 @@ pub(crate) enum Use {
     Flow(u64),
 }
 
-/// A session whose connection is lost: its flows wait for the client.
-#[derive(Debug)]
-pub(crate) struct Parked {
-    pub(crate) since: Instant,
-    pub(crate) peer: Peer,
-}
-
 /// A client's connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -44,24 +38,12 @@ pub(crate) struct Peer {
     pub(crate) remote: SocketAddr,
     pub(crate) since: Instant,
     /// Set once the key was admitted.
-    pub(crate) name: Option<ClientName>,
-    pub(crate) session: Option<SessionId>,
-    /// Rises with every attach of the session.
-    pub(crate) epoch: u64,
+    pub(crate) session: Option<Session>,
     pub(crate) control: Option<ControlStream>,
     pub(crate) greeted: bool,
-    pub(crate) flows: BTreeMap<WireFlow, u64>,
     pub(crate) streams: HashMap<Stream, Use>,
     pub(crate) reports: Reports,
     pub(crate) paths: Paths,
-    /// The highest flow id dialled: ids only rise.
-    pub(crate) newest: Option<WireFlow>,
-    /// Bytes of all its flows in this process.
-    pub(crate) held: u64,
-    pub(crate) up_bytes: u64,
-    pub(crate) down_bytes: u64,
-    pub(crate) moves: u64,
-    pub(crate) dials: u64,
     /// The path that carries, and since when.
     carries: (Option<PathKey>, Instant),
     judged: Option<Instant>,
@@ -82,42 +64,21 @@ impl Peer {
             key,
             remote,
             since: now,
-            name: None,
             session: None,
-            epoch: 0,
             control: None,
             greeted: false,
-            flows: BTreeMap::new(),
             streams: HashMap::new(),
             reports: Reports::default(),
             paths,
-            newest: None,
-            held: 0,
-            up_bytes: 0,
-            down_bytes: 0,
-            moves: 0,
-            dials: 0,
             carries: (None, now),
             judged: None,
             heard: BTreeMap::new(),
         }
     }
 
-    /// Goes on with the session that `old` had on another connection.
-    pub(crate) fn adopt(&mut self, old: Self) {
-        self.session = old.session;
-        self.flows = old.flows;
-        self.newest = old.newest;
-        self.held = old.held;
-        self.up_bytes = old.up_bytes;
-        self.down_bytes = old.down_bytes;
-        self.moves = old.moves;
-        self.dials = old.dials;
-    }
-
     /// When something must be done even if nothing arrives.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let admission = self.name.is_none().then(|| self.since + ADMISSION);
+        let admission = self.session.is_none().then(|| self.since + ADMISSION);
         [admission, self.reports.deadline(), self.paths.poll_timeout()].into_iter().flatten().min()
     }
 

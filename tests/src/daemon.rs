@@ -79,6 +79,22 @@ impl World {
         Ok(gateway)
     }
 
+    /// Starts the gateway under a service manager that keeps what it stores, see
+    /// [`crate::manager`].
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_kept_gateway(&self) -> Result<Daemon> {
+        let config = self.gateway_config();
+        let socket = self.folder().join("gateway/notify");
+        let arguments = [text(&socket), "443", "run", "--config", text(&config)];
+        let log = self.log("gateway");
+        let process = self.host("gateway").start_role(role::MANAGER, &arguments, &log)?;
+        let gateway = Daemon { process, config, host: "gateway".into(), program: role::GATEWAY };
+        gateway.until_started()?;
+        Ok(gateway)
+    }
+
     /// Makes a client of the gateway: invites it and joins from its host.
     ///
     /// # Errors
@@ -150,6 +166,44 @@ impl World {
 }
 
 impl Daemon {
+    /// Ends a gateway's process without warning, under its service manager, and waits for the
+    /// next one.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn kill(&mut self) -> Result<()> {
+        self.begin_kill()?;
+        self.until_started()
+    }
+
+    /// Ends a gateway's process without warning, and does not wait.
+    ///
+    /// # Errors
+    /// When there is no service manager.
+    pub fn begin_kill(&mut self) -> Result<()> {
+        self.process.say("kill")
+    }
+
+    /// Restarts a gateway's process in an orderly way, under its service manager.
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process.say("restart")?;
+        self.until_started()
+    }
+
+    /// Waits for the gateway's next process.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn until_started(&self) -> Result<()> {
+        match self.process.next_line(START_PATIENCE)? {
+            Some(line) if line.starts_with("started") => Ok(()),
+            other => bail!("the service manager said {other:?}:\n{}", self.process.log()),
+        }
+    }
+
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

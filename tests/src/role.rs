@@ -1,7 +1,7 @@
 //! Programs of the lab that run as processes of their own: the current executable, started
 //! again under a hidden first argument.
 
-use crate::traffic;
+use crate::{manager, traffic};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -14,6 +14,12 @@ pub const CLIENT: &str = "__whimbrel";
 /// The gateway, see `whimbrel_gateway::cli`.
 pub const GATEWAY: &str = "__whimbrel-gateway";
 
+/// A service manager for the gateway, see [`crate::manager`].
+pub const MANAGER: &str = "__manager";
+
+/// What the service manager starts.
+pub(crate) const SERVICE: &str = "__service";
+
 /// Runs the program named by the hidden first argument and returns its exit code; `None` when
 /// the process was started by a person. Call it before anything else in `main`.
 #[must_use]
@@ -25,6 +31,8 @@ pub fn play() -> Option<ExitCode> {
         TRAFFIC => Some(traffic::main(rest)),
         CLIENT => Some(whimbrel::cli::main(named("whimbrel", rest))),
         GATEWAY => Some(whimbrel_gateway::cli::main(named("whimbrel-gateway", rest))),
+        MANAGER => Some(manager::main(rest)),
+        SERVICE => Some(manager::exec(rest)),
         _ => None,
     }
 }

@@ -167,6 +167,6 @@ fn say(text: &str) {
     drop(stdout.flush());
 }
 
-fn complain(text: &str) {
+pub(crate) fn complain(text: &str) {
     drop(std::io::stderr().lock().write_all(text.as_bytes()));
 }

@@ -10,7 +10,33 @@ echo_once() {
 }
 
 # How many connections the gateway has dialled.
-dialled() { on vps whimbrel-gateway status | sed -n 's/.*dials: \([0-9]*\) connected.*/\1/p'; }
+dialled() { on vps whimbrel-gateway status | sed -n 's/^Dials *\([0-9]*\) connected.*/\1/p'; }
+
+# Opens a connection from the laptop that stays open: what is written to its one end, a line at a
+# time, must come back from the origin.
+open_line() {
+    on laptop bash -c '
+        mkfifo /run/line.in /run/line.out
+        exec 3<>/dev/tcp/198.18.0.9/7 4<>/run/line.in 5<>/run/line.out
+        cat <&4 >&3 & cat <&3 >&5 & echo $$ >/run/line.pid; wait -n
+        echo gone >/run/line.gone
+    ' >/dev/null 2>&1 &
+    within 5 "a connection that stays" on laptop test -e /run/line.pid
+}
+
+# Says something on the connection that stays open, and waits for the echo.
+say_on_line() {
+    on laptop timeout 20 bash -c '
+        exec 4<>/run/line.in 5<>/run/line.out
+        echo "$0" >&4 && read -r line <&5 && [ "$line" = "$0" ]
+    ' "$1" || fail "the connection that was open did not survive: $1"
+}
+
+# The exposure systemd-analyze sees, in tenths.
+exposure() {
+    on "$1" systemd-analyze security --no-pager "$2" |
+        sed -n 's/.*Overall exposure level for .*: \([0-9]*\)\.\([0-9]\).*/\1\2/p'
+}
 
 expect_carried() {
     local before
@@ -62,6 +88,14 @@ for unit in whimbrel-gateway.socket whimbrel-gateway.service whimbrel.service; d
     [ -z "$remarks" ] || fail "verify $unit: $remarks"
 done
 
+step "what the units may do, as systemd sees it"
+for limit in vps:whimbrel-gateway.service:15 laptop:whimbrel.service:20; do
+    IFS=: read -r system unit most <<<"$limit"
+    exposed=$(exposure "$system" "$unit")
+    echo "$unit: exposure ${exposed%?}.${exposed: -1}"
+    [ "$exposed" -le "$most" ] || fail "$unit is exposed too much"
+done
+
 step "gateway: init, enable, start"
 on vps whimbrel-gateway init --public 203.0.113.2:443
 # The origin lives in a range that is reserved for tests, which a gateway denies by default.
@@ -88,17 +122,69 @@ on laptop systemctl restart whimbrel.service
 within 10 "the client is not attached after a restart" client_is attached
 expect_carried "after a restart of the client"
 
-step "gateway: restart; the client finds it again"
+step "gateway: a connection outlives a restart"
+open_line
+say_on_line "before"
 on vps systemctl restart whimbrel-gateway.service
 is_active vps whimbrel-gateway.service || fail "the gateway is not active after a restart"
+say_on_line "after a restart"
 within 30 "the client does not find the restarted gateway" echo_carried
 expect_carried "after a restart of the gateway"
 
-step "gateway: kill -9; systemd starts it again"
-killed=$(main_pid vps whimbrel-gateway.service)
-on vps kill -9 "$killed"
-within 10 "systemd does not start the killed gateway" has_new_pid vps whimbrel-gateway.service "$killed"
+step "gateway: a connection outlives kill -9"
+for round in 1 2 3; do
+    killed=$(main_pid vps whimbrel-gateway.service)
+    on vps kill -9 "$killed"
+    say_on_line "after kill -9, round $round"
+    within 10 "systemd does not start the killed gateway" \
+        has_new_pid vps whimbrel-gateway.service "$killed"
+done
 within 30 "the client does not find the gateway after kill -9" echo_carried
+
+step "gateway: a process that hangs is replaced, and a connection outlives it"
+hung=$(main_pid vps whimbrel-gateway.service)
+on vps kill -STOP "$hung"
+within 30 "the watchdog does not end a hanging gateway" \
+    has_new_pid vps whimbrel-gateway.service "$hung"
+say_on_line "after a hang"
+
+step "gateway: an upgrade by another binary; a connection outlives it"
+on vps cp /usr/bin/whimbrel-gateway /run/whimbrel-gateway.new
+on vps mv /run/whimbrel-gateway.new /usr/local/bin/whimbrel-gateway
+on vps mkdir -p /etc/systemd/system/whimbrel-gateway.service.d
+on vps bash -c 'printf "[Service]\nExecStart=\nExecStart=/usr/local/bin/whimbrel-gateway run\n" \
+    >/etc/systemd/system/whimbrel-gateway.service.d/upgrade.conf'
+on vps systemctl daemon-reload
+on vps systemctl restart whimbrel-gateway.service || fail "the other binary does not start"
+say_on_line "after an upgrade"
+
+step "gateway: reload; no connection notices"
+kept=$(main_pid vps whimbrel-gateway.service)
+on vps sed -i 's|^allow = .*|allow = ["198.18.0.0/15", "192.0.2.0/24"]|' /etc/whimbrel/gateway.toml
+on vps systemctl reload whimbrel-gateway.service || fail "the gateway does not reload"
+expect_log vps whimbrel-gateway.service "The configuration was read again"
+on vps bash -c 'echo "nonsense" >>/etc/whimbrel/gateway.toml'
+on vps systemctl reload whimbrel-gateway.service || fail "a wrong configuration fails the reload"
+within 5 "nobody says that the configuration is wrong" \
+    expect_log vps whimbrel-gateway.service "The configuration stays as it was"
+on vps sed -i '/^nonsense$/d' /etc/whimbrel/gateway.toml
+[ "$(main_pid vps whimbrel-gateway.service)" = "$kept" ] || fail "a reload is no restart"
+say_on_line "after a reload"
+
+step "client: reload; no connection notices"
+kept=$(main_pid laptop whimbrel.service)
+on laptop systemctl reload whimbrel.service || fail "the client does not reload"
+within 5 "the client did not reload" \
+    expect_log laptop whimbrel.service "The configuration was read again"
+[ "$(main_pid laptop whimbrel.service)" = "$kept" ] || fail "a reload is no restart"
+say_on_line "after a reload of the client"
+
+step "client: a process that hangs is replaced"
+hung=$(main_pid laptop whimbrel.service)
+on laptop kill -STOP "$hung"
+within 30 "the watchdog does not end a hanging client" \
+    has_new_pid laptop whimbrel.service "$hung"
+within 10 "the client is not attached after a hang" client_is attached
 
 step "client: kill -9; systemd cleans up and starts it again"
 killed=$(main_pid laptop whimbrel.service)

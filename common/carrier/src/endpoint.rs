@@ -31,6 +31,9 @@ pub use stream::{Read, Stream, StreamEnd};
 pub struct Connection(usize);
 
 impl Connection {
+    /// None: every call on it finds nothing.
+    pub const NONE: Self = Self(usize::MAX);
+
     /// A dense index, for the owner's own tables.
     pub fn index(self) -> usize {
         self.0

@@ -72,6 +72,12 @@ impl Pipe {
         }
     }
 
+    /// The gateway's end of a flow that no stream carries: it waits to be resumed.
+    pub fn resting(flow: WireFlow, epoch: u64, sender: Sender, receiver: Receiver) -> Self {
+        let pipe = Self::accept(flow, Stream::CONTROL, 0);
+        Self { sender, receiver, epoch, ..pipe }
+    }
+
     /// The stream that carries the flow now.
     pub fn stream(&self) -> Stream {
         self.stream

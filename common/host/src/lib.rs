@@ -9,5 +9,6 @@ pub mod layout;
 pub mod logging;
 pub mod output;
 pub mod random;
+pub mod service;
 
 pub use layout::{Layout, Role};

@@ -65,6 +65,12 @@ impl Policy {
         Self { allow: egress.allow.clone(), deny: egress.deny.clone(), own: Vec::new() }
     }
 
+    /// Changes what a configuration says; the gateway's addresses stay.
+    pub fn reconfigure(&mut self, egress: &Egress) {
+        self.allow.clone_from(&egress.allow);
+        self.deny.clone_from(&egress.deny);
+    }
+
     /// Replaces the gateway's own addresses: those of its interfaces, and its public one where
     /// that belongs to a NAT in front of it.
     pub fn set_own(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {

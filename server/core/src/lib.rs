@@ -5,3 +5,4 @@ pub mod clients;
 pub mod egress;
 pub mod invites;
 pub mod limits;
+pub mod seen;

@@ -53,6 +53,12 @@ impl Usage {
         }
     }
 
+    /// Changes the limits of clients that [come](Self::welcome) from now on.
+    pub fn reconfigure(&mut self, limits: &Limits) {
+        self.flows_per_client = limits.flows_per_client;
+        self.dials_per_second = limits.dials_per_second;
+    }
+
     /// Makes room for a client, with its exceptions. Keeps what it uses already.
     pub fn welcome(&mut self, client: PublicKey, options: &Options, now: Instant) {
         let most_flows = options.flows.unwrap_or(self.flows_per_client);
@@ -79,6 +85,13 @@ impl Usage {
         }
         usage.flows += 1;
         Ok(())
+    }
+
+    /// Counts a flow that a process before this one had begun: no limit holds it back.
+    pub fn resume(&mut self, client: &PublicKey) {
+        if let Some(usage) = self.clients.get_mut(client) {
+            usage.flows += 1;
+        }
     }
 
     /// Counts one flow less.

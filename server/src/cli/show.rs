@@ -61,7 +61,9 @@ pub(super) fn describe(status: &Status, layout: &Layout) -> String {
          Listens    {} (UDP); clients use {}\n\
          Key        {}\n\
          Clients    {} connected of {}\n\
-         Flows      {} open; dials: {} connected, {} failed, {} denied, {} over a limit\n\
+         Flows      {} open, {}\n\
+         Dials      {} connected, {} failed, {} denied, {} over a limit\n\
+         Waiting    {} sessions with {} flows; {} given up for newer ones\n\
          Traffic    {} to clients, {} from clients",
         status.state,
         status.version,
@@ -72,13 +74,26 @@ pub(super) fn describe(status: &Status, layout: &Layout) -> String {
         status.connected,
         status.clients,
         status.flows,
+        outliving(status),
         status.dials.connected,
         status.dials.failed,
         status.dials.denied,
         status.dials.limited,
+        status.parked.sessions,
+        status.parked.flows,
+        status.evicted,
         bytes(status.tx_bytes),
         bytes(status.rx_bytes),
     )
+}
+
+/// What becomes of the flows when the gateway's process ends.
+fn outliving(status: &Status) -> String {
+    match (status.outlives, status.restored) {
+        (false, _) => "which end with this process: no service manager keeps them".to_owned(),
+        (true, 0) => "which outlive this process".to_owned(),
+        (true, restored) => format!("which outlive this process; {restored} came from one before"),
+    }
 }
 
 pub(super) fn client_table(clients: &[ClientRow]) -> String {

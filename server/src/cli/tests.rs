@@ -153,6 +153,10 @@ fn status_reads_well() {
         clients: 3,
         connected: 1,
         flows: 12,
+        parked: crate::control::Waiting { sessions: 2, flows: 9 },
+        evicted: 1,
+        restored: 7,
+        outlives: true,
         dials: crate::control::Dials { connected: 100, failed: 2, denied: 1, limited: 0 },
         tx_bytes: 1_500_000,
         rx_bytes: 20,
@@ -164,7 +168,9 @@ Gateway    running (version 0.1.0), for 2h 03m
 Listens    [::]:443 (UDP); clients use gw.example.org:443
 Key        k
 Clients    1 connected of 3
-Flows      12 open; dials: 100 connected, 2 failed, 1 denied, 0 over a limit
+Flows      12 open, which outlive this process; 7 came from one before
+Dials      100 connected, 2 failed, 1 denied, 0 over a limit
+Waiting    2 sessions with 9 flows; 1 given up for newer ones
 Traffic    1.5 MB to clients, 20 B from clients"
     );
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -41,6 +41,15 @@ impl Process {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// # Errors
+    /// When it is gone, or its input is closed.
+    pub fn say(&mut self, line: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().context("its standard input is closed")?;
+        writeln!(input, "{line}").with_context(|| format!("telling {}", self.name))
     }
 
     /// Closes its standard input: the lab's own clients finish their exchange then.

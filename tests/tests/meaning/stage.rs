@@ -3,7 +3,7 @@
 //! Sockets are opened on a host's own thread and stay in its network, so that a test holds both
 //! ends of a connection itself.
 
-#![allow(dead_code, reason = "two test programs share this file, each uses its part")]
+#![allow(dead_code, reason = "several test programs share this file, each uses its part")]
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -55,6 +55,15 @@ impl Stage {
         let gateway = world.start_gateway()?;
         world.join_client("laptop")?;
         edit(&world.client_config("laptop"), client)?;
+        let client = world.start_client("laptop")?;
+        Ok(Self { client, gateway, origin, world })
+    }
+
+    /// The lab as it is, with a gateway under a service manager that keeps what it stores.
+    pub(crate) fn raise_kept() -> Result<Self> {
+        let (world, origin) = prepare(Layout::standard(), |_| {})?;
+        let gateway = world.start_kept_gateway()?;
+        world.join_client("laptop")?;
         let client = world.start_client("laptop")?;
         Ok(Self { client, gateway, origin, world })
     }

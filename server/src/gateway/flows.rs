@@ -1,0 +1,283 @@
+//! Flows: dialled for a stream, resumed on another one, moved, and over.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tracing::{debug, warn};
+use whimbrel_carrier::{Connection, Pipe, Stream};
+use whimbrel_common::path::Input;
+use whimbrel_common::session::share;
+use whimbrel_common::wire::{Denial, FlowAnswer, FlowHeader, RefuseReason, StreamCode, WireFlow};
+
+use crate::dial::refusal;
+use crate::flow::{End, Flow, Terms, Turn};
+use crate::keep::Keep;
+use crate::peer::Use;
+use crate::sessions::Session;
+
+use super::Gateway;
+
+impl Gateway {
+    pub(super) fn begin(
+        &mut self,
+        connection: Connection,
+        stream: Stream,
+        header: &FlowHeader,
+        rest: BytesMut,
+        now: Instant,
+    ) {
+        let Some(peer) = self.peers.get_mut(&connection) else { return };
+        if peer.session.is_none() {
+            self.deny(connection, Denial::Protocol, now);
+            return;
+        }
+        match *header {
+            FlowHeader::Open { flow, destination, limit } => {
+                let mut pipe = Pipe::accept(flow, stream, limit);
+                pipe.accept_rest(rest);
+                let dialled = self.dial(connection, flow, destination, pipe, now);
+                if let Err((mut pipe, reason)) = dialled {
+                    pipe.answer(&FlowAnswer::Refused { reason });
+                    pipe.sender.finish();
+                    let _ = pipe.push(&mut self.endpoint, connection);
+                    if let Some(peer) = self.peers.get_mut(&connection) {
+                        peer.streams.remove(&stream);
+                    }
+                }
+            }
+            FlowHeader::Resume { flow, epoch, taken, fin_taken, offset, limit } => {
+                let resume = Resume { flow, epoch, taken, fin_taken, offset, limit };
+                self.resume(connection, stream, &resume, rest);
+            }
+        }
+    }
+
+    #[expect(clippy::result_large_err, reason = "the pipe of a refused flow, once per flow")]
+    fn dial(
+        &mut self,
+        connection: Connection,
+        flow: WireFlow,
+        destination: SocketAddr,
+        pipe: Pipe,
+        now: Instant,
+    ) -> Result<(), (Pipe, RefuseReason)> {
+        let Some(peer) = self.peers.get_mut(&connection) else {
+            return Err((pipe, RefuseReason::Failed));
+        };
+        let Some(session) = peer.session.as_mut() else {
+            return Err((pipe, RefuseReason::Failed));
+        };
+        if session.seen.contains(flow) {
+            return Err((pipe, RefuseReason::Failed));
+        }
+        session.seen.insert(flow);
+        if let Err(denied) = self.policy.check(destination) {
+            debug!(client = %session.name, %denied, "Denied");
+            self.stats.denied += 1;
+            return Err((pipe, RefuseReason::Denied));
+        }
+        if let Err(exceeded) = self.usage.open(&peer.key, now) {
+            debug!(%exceeded, "Limited");
+            self.stats.limited += 1;
+            return Err((pipe, RefuseReason::Limit));
+        }
+        let number = self.next_flow;
+        self.next_flow += 1;
+        let socket = match self.dialler.dial(number, destination) {
+            Ok(socket) => socket,
+            Err(error) => {
+                self.usage.close(&peer.key);
+                self.stats.failed += 1;
+                debug!(%destination, %error, "Cannot dial");
+                return Err((pipe, refusal(&error)));
+            }
+        };
+        session.flows.insert(flow, number);
+        peer.streams.insert(pipe.stream(), Use::Flow(number));
+        self.dials.push_back((now + self.limits.dial_timeout, number));
+        let mut dialled = Flow::new(connection, pipe, destination, socket);
+        if let Err(error) = Self::shelve(&mut self.keep, session, &mut dialled) {
+            warn!(%error, "A connection will end with this process");
+        }
+        if let (Some(keep), Some(place)) = (&mut self.keep, session.place) {
+            keep.note_session(place, session.epoch, &session.seen);
+        }
+        self.flows.insert(number, dialled);
+        Ok(())
+    }
+
+    /// Makes a flow outlive this process, if there is a way and room.
+    fn shelve(keep: &mut Option<Keep>, session: &Session, flow: &mut Flow) -> io::Result<()> {
+        let (Some(keep), Some(place)) = (keep, session.place) else { return Ok(()) };
+        let shelf = keep.open_flow(place, flow.pipe.flow, flow.destination);
+        let Some(shelf) = shelf else { return Err(io::ErrorKind::StorageFull.into()) };
+        match keep.park(&shelf, flow.socket()) {
+            Ok(()) => flow.outlive(shelf),
+            Err(error) => {
+                keep.close_flow(shelf);
+                Err(error)
+            }
+        }
+    }
+
+    fn resume(&mut self, connection: Connection, stream: Stream, resume: &Resume, rest: BytesMut) {
+        let Some(peer) = self.peers.get_mut(&connection) else { return };
+        let Some(session) = peer.session.as_ref() else { return };
+        let known = session.flows.get(&resume.flow).copied();
+        let flow = known.and_then(|number| self.flows.get_mut(&number).map(|flow| (number, flow)));
+        let Some((number, flow)) = flow else {
+            let seen = session.seen.contains(resume.flow);
+            let answer = if seen { FlowAnswer::Gone } else { FlowAnswer::NeverSeen };
+            let mut pipe = Pipe::accept(resume.flow, stream, 0);
+            pipe.answer(&answer);
+            pipe.sender.finish();
+            let _ = pipe.push(&mut self.endpoint, connection);
+            peer.streams.remove(&stream);
+            return;
+        };
+        if resume.epoch <= flow.pipe.epoch() {
+            Pipe::supersede(&mut self.endpoint, connection, stream);
+            peer.streams.remove(&stream);
+            return;
+        }
+        let old = Some(flow.pipe.stream()).filter(|_| !flow.parked);
+        let sent = flow.pipe.sender.taken() + flow.pipe.sender.in_flight();
+        if let Err(violation) =
+            flow.pipe.resume(stream, resume.epoch, resume.taken, resume.offset).and_then(|()| {
+                flow.pipe.sender.acknowledge(resume.taken, resume.limit, resume.fin_taken)
+            })
+        {
+            warn!(%violation, "A client resumed a flow with impossible offsets");
+            for stream in old.into_iter().chain([stream]) {
+                peer.streams.remove(&stream);
+                self.endpoint.abort(connection, stream, StreamCode::Reset.code());
+            }
+            self.end(number, End::Violation(violation));
+            return;
+        }
+        flow.client = connection;
+        flow.parked = false;
+        flow.forget_queued();
+        if let Some(shelf) = &flow.shelf {
+            shelf.resume(resume.epoch);
+        }
+        flow.pipe.accept_rest(rest);
+        if !flow.is_dialling() {
+            let (taken, limit, fin_taken) = flow.pipe.receiver.report();
+            let offset = flow.pipe.sender.taken();
+            let repeated = sent.saturating_sub(offset);
+            flow.pipe.answer(&FlowAnswer::Resumed { taken, fin_taken, offset, limit, repeated });
+        }
+        if let Some(old) = old {
+            Pipe::supersede(&mut self.endpoint, connection, old);
+            peer.streams.remove(&old);
+        }
+        peer.streams.insert(stream, Use::Flow(number));
+        Self::enqueue(&mut self.work, number, flow);
+    }
+
+    pub(super) fn expire_dials(&mut self, now: Instant) {
+        while let Some((at, number)) = self.dials.front().copied()
+            && at <= now
+        {
+            self.dials.pop_front();
+            let Some(flow) = self.flows.get_mut(&number).filter(|flow| flow.is_dialling()) else {
+                continue;
+            };
+            if flow.parked {
+                self.end(number, End::Refused(RefuseReason::TimedOut));
+            } else if let Turn::Over(end) = flow.time_out(&mut self.endpoint) {
+                self.end(number, end);
+            }
+        }
+    }
+
+    pub(super) fn turn_flows(&mut self, now: Instant) {
+        for _ in 0..self.work.len() {
+            let Some(number) = self.work.pop_front() else { break };
+            let Some(flow) = self.flows.get_mut(&number) else { continue };
+            flow.queued = false;
+            if flow.parked {
+                continue;
+            }
+            let Some(peer) = self.peers.get_mut(&flow.client) else { continue };
+            let rtt = peer.rtt();
+            let Some(session) = peer.session.as_mut() else { continue };
+            let before = (flow.up_bytes, flow.down_bytes);
+            let was_dialling = flow.is_dialling();
+            let terms = Terms {
+                rtt,
+                window: share(session.flows.len()),
+                may_read: session.held < self.limits.buffered_per_client,
+            };
+            let turn = flow.turn(&mut self.endpoint, &mut self.scratch, terms, now);
+            let moved = (flow.up_bytes - before.0, flow.down_bytes - before.1);
+            session.up_bytes += moved.0;
+            session.down_bytes += moved.1;
+            self.stats.up_bytes += moved.0;
+            self.stats.down_bytes += moved.1;
+            self.stats.connected += u64::from(was_dialling && !flow.is_dialling());
+            session.held = session.held + flow.held() - flow.counted;
+            flow.counted = flow.held();
+            if moved != (0, 0) {
+                peer.paths.handle(Input::Activity, now);
+            }
+            peer.reports.note(flow.pipe.flow, &flow.pipe.receiver, now);
+            match turn {
+                Turn::Rest => {}
+                Turn::Again => Self::enqueue(&mut self.work, number, flow),
+                Turn::Over(end) => self.end(number, end),
+            }
+        }
+    }
+
+    /// A flow is over: its stream, its socket and what it counted go.
+    pub(super) fn end(&mut self, number: u64, end: End) {
+        let Some(flow) = self.flows.remove(&number) else { return };
+        debug!(flow = flow.pipe.flow.0, destination = %flow.destination, ?end, "Flow over");
+        self.settle(number, &flow);
+        match end {
+            End::Complete => {}
+            End::Refused(_) => self.stats.failed += 1,
+            End::ByDestination | End::ByClient | End::Violation(_) if flow.parked => {}
+            End::ByDestination | End::ByClient | End::Violation(_) => {
+                flow.pipe.reset(&mut self.endpoint, flow.client);
+            }
+        }
+        Self::close_flow(&mut self.keep, flow, end);
+    }
+
+    /// Takes a flow that is over out of its session.
+    fn settle(&mut self, number: u64, flow: &Flow) {
+        if !flow.parked
+            && let Some(peer) = self.peers.get_mut(&flow.client)
+        {
+            peer.streams.remove(&flow.pipe.stream());
+        }
+        let owns = |session: &&mut Session| session.flows.get(&flow.pipe.flow) == Some(&number);
+        let owner = match self.peers.get_mut(&flow.client) {
+            Some(peer) if !flow.parked => peer.session.as_mut(),
+            Some(_) | None => {
+                let attached = self.peers.values_mut().filter_map(|peer| peer.session.as_mut());
+                attached.chain(self.parked.iter_mut()).find(owns)
+            }
+        };
+        if let Some(session) = owner {
+            session.flows.remove(&flow.pipe.flow);
+            session.held = session.held.saturating_sub(flow.counted);
+            self.usage.close(&session.key);
+        }
+    }
+}
+
+/// The fields of [`FlowHeader::Resume`].
+struct Resume {
+    flow: WireFlow,
+    epoch: u64,
+    taken: u64,
+    fin_taken: bool,
+    offset: u64,
+    limit: u64,
+}

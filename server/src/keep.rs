@@ -1,0 +1,258 @@
+//! What outlives the gateway process: flows, their kept bytes and their sockets.
+//!
+//! A gateway that is killed without warning loses nothing that the service manager still holds:
+//! - the [`journal`], one shared memory file with a record of every session and flow, and with the
+//!   bytes that were read from a destination but not yet taken by the client;
+//! - the [`lot`], where a duplicate of every destination's socket is parked;
+//! - the kernel itself, which knows how far both directions of every socket came ([`kernel`]).
+//!
+//! The next process opens all three and goes on. What cannot be restored is named and closed; the
+//! rest carries on.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use tracing::{debug, info, warn};
+use whimbrel_common::identity::PublicKey;
+use whimbrel_common::wire::{SessionId, WireFlow};
+use whimbrel_gateway_core::seen::Seen;
+
+mod journal;
+mod kernel;
+mod lot;
+mod store;
+
+use journal::{FlowRecord, Journal, SessionRecord};
+pub(crate) use journal::{Place, Shelf};
+use lot::{Lot, Ticket};
+pub(crate) use store::PREFIX;
+
+/// What outlives this process.
+pub(crate) struct Keep {
+    journal: Journal,
+    lot: Lot,
+}
+
+/// A session another process of this gateway had.
+#[derive(Debug)]
+pub(crate) struct KeptSession {
+    pub(crate) id: SessionId,
+    pub(crate) key: PublicKey,
+    pub(crate) epoch: u64,
+    /// The flow ids it has used.
+    pub(crate) seen: Seen,
+    pub(crate) place: Place,
+    pub(crate) flows: Vec<KeptFlow>,
+}
+
+/// A flow another process of this gateway had.
+#[derive(Debug)]
+pub(crate) struct KeptFlow {
+    pub(crate) flow: WireFlow,
+    pub(crate) epoch: u64,
+    pub(crate) destination: SocketAddr,
+    pub(crate) socket: TcpStream,
+    pub(crate) shelf: Shelf,
+    /// The client was not told that the destination answered.
+    pub(crate) dialling: bool,
+    /// Bytes written to the destination.
+    pub(crate) written: u64,
+    /// Our end was written after them.
+    pub(crate) ended: bool,
+    /// What the client has taken, and the bytes read after that.
+    pub(crate) taken: u64,
+    pub(crate) bytes: Vec<u8>,
+    /// Everything was read, the destination's end included.
+    pub(crate) read_end: bool,
+}
+
+impl Keep {
+    /// Opens what the service manager has kept, or begins anew with its help. `None` when there is
+    /// no service manager that would keep anything.
+    ///
+    /// # Errors
+    /// The system has no shared memory or no descriptors for it.
+    pub(crate) fn open(
+        kept: Vec<(String, OwnedFd)>,
+    ) -> io::Result<Option<(Self, Vec<KeptSession>)>> {
+        if !store::is_there() {
+            return Ok(None);
+        }
+        let (journals, lots): (Vec<_>, Vec<_>) =
+            kept.into_iter().partition(|(name, _)| name == store::JOURNAL);
+        let journal = open_journal(journals.into_iter().map(|(_, file)| file))?;
+        let (parked, names) = lot::inspect(lots);
+        let mut keep = Self { lot: Lot::new(&names), journal };
+        let sessions = keep.restore(parked);
+        // The places of before are given up once every socket has a new one.
+        keep.park_again(
+            sessions
+                .iter()
+                .flat_map(|session| &session.flows)
+                .map(|flow| (flow.shelf.ticket(), flow.socket.as_fd())),
+        )?;
+        Ok(Some((keep, sessions)))
+    }
+
+    fn restore(&mut self, parked: Vec<(Ticket, OwnedFd)>) -> Vec<KeptSession> {
+        let mut sockets: HashMap<Ticket, OwnedFd> = parked.into_iter().collect();
+        let (sessions, flows) = self.journal.records();
+        let mut found: Vec<KeptSession> = sessions.into_iter().map(kept_session).collect();
+        let (mut restored, mut lost) = (0_usize, 0_usize);
+        for record in flows {
+            let session = found.iter_mut().find(|session| session.place == record.session);
+            let Some(session) = session else {
+                self.journal.remove(record.shelf);
+                continue;
+            };
+            let Some(socket) = sockets.remove(&record.shelf.ticket()) else {
+                // Nothing can have been said on a socket that was not parked yet: the client may
+                // dial again.
+                session.seen.remove(record.flow);
+                self.journal.remove(record.shelf);
+                continue;
+            };
+            match kept_flow(record, socket) {
+                Ok(flow) => {
+                    session.flows.push(flow);
+                    restored += 1;
+                }
+                Err((shelf, reason)) => {
+                    debug!(reason, "A flow cannot be restored");
+                    self.journal.remove(shelf);
+                    lost += 1;
+                }
+            }
+        }
+        // The flows of the others were over. What the kernel has still to send for them, it sends.
+        drop(sockets);
+        if restored + lost > 0 {
+            info!(restored, lost, sessions = found.len(), "Flows of the process before");
+        }
+        found
+    }
+
+    /// A place for a session; `None` when there is no more room for one.
+    pub(crate) fn open_session(&mut self, id: SessionId, key: PublicKey) -> Option<Place> {
+        self.journal.open_session(id, key)
+    }
+
+    /// The session was attached once more, or has dialled.
+    pub(crate) fn note_session(&mut self, place: Place, epoch: u64, seen: &Seen) {
+        self.journal.note_session(place, epoch, seen);
+    }
+
+    /// The session is over, and so were its flows.
+    pub(crate) fn close_session(&mut self, place: Place) {
+        self.journal.close_session(place);
+    }
+
+    /// A place for a flow, before its socket exists; `None` when there is no more room for one.
+    pub(crate) fn open_flow(
+        &mut self,
+        session: Place,
+        flow: WireFlow,
+        destination: SocketAddr,
+    ) -> Option<Shelf> {
+        self.journal.open_flow(session, flow, destination)
+    }
+
+    /// Keeps a duplicate of the flow's socket.
+    ///
+    /// # Errors
+    /// The service manager or the kernel takes no more.
+    pub(crate) fn park(&mut self, shelf: &Shelf, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.lot.park(shelf.ticket(), socket)
+    }
+
+    /// The flow is over, and its socket closed as it should be.
+    pub(crate) fn close_flow(&mut self, shelf: Shelf) {
+        self.journal.remove(shelf);
+        self.lot.leave();
+    }
+
+    /// Whether so much of what is parked is over that it should be [parked
+    /// again](Self::park_again).
+    pub(crate) fn is_littered(&self) -> bool {
+        self.lot.is_littered()
+    }
+
+    /// Parks the sockets that are still in use in a new place, and gives up all others.
+    ///
+    /// # Errors
+    /// The service manager or the kernel takes no more; the old places stay.
+    pub(crate) fn park_again<'a>(
+        &mut self,
+        sockets: impl Iterator<Item = (Ticket, BorrowedFd<'a>)>,
+    ) -> io::Result<()> {
+        self.lot.renew(sockets)
+    }
+}
+
+/// The journal of the process before, or a new one.
+fn open_journal(files: impl Iterator<Item = OwnedFd>) -> io::Result<Journal> {
+    let (mut found, mut refused) = (None, false);
+    for file in files {
+        match Journal::open(file) {
+            Ok(journal) => found = Some(journal),
+            Err(reason) => {
+                warn!(reason, "A stored journal cannot be used");
+                refused = true;
+            }
+        }
+    }
+    match found {
+        Some(journal) if !refused => Ok(journal),
+        found => {
+            // Whatever has its name goes, and the one in use comes back.
+            store::forget(store::JOURNAL)?;
+            let journal = found.map_or_else(Journal::create, Ok)?;
+            store::keep(store::JOURNAL, journal.as_fd())?;
+            Ok(journal)
+        }
+    }
+}
+
+fn kept_session(record: SessionRecord) -> KeptSession {
+    KeptSession {
+        id: record.id,
+        key: record.key,
+        epoch: record.epoch,
+        seen: record.seen,
+        place: record.place,
+        flows: Vec::new(),
+    }
+}
+
+fn kept_flow(record: FlowRecord, socket: OwnedFd) -> Result<KeptFlow, (Shelf, &'static str)> {
+    let FlowRecord { flow, epoch, destination, opened, ending, taken, mut shelf, .. } = record;
+    let refuse = |shelf: Shelf, socket: &OwnedFd, reason| {
+        kernel::disconnect(socket);
+        Err((shelf, reason))
+    };
+    let Some(destination) = destination else {
+        return refuse(shelf, &socket, "its record has no address");
+    };
+    let progress = match kernel::progress(&socket, ending) {
+        Ok(progress) => progress,
+        Err(reason) => return refuse(shelf, &socket, reason),
+    };
+    let Some(bytes) = shelf.bytes(taken, progress.read) else {
+        return refuse(shelf, &socket, "its record contradicts its socket");
+    };
+    Ok(KeptFlow {
+        flow,
+        epoch,
+        destination,
+        socket: socket.into(),
+        shelf,
+        dialling: !opened,
+        written: progress.written,
+        ended: progress.ended,
+        taken,
+        bytes,
+        read_end: progress.read_end,
+    })
+}

@@ -1,0 +1,255 @@
+//! A small service manager: starts one service, keeps the descriptors it stores, and passes them to
+//! the next process of it, as systemd does (sd_notify(3), sd_listen_fds(3)).
+//!
+//! It runs as a process of its own ([`crate::role::MANAGER`]) and is told what to do, a word a
+//! line: `kill` ends the service without warning, `restart` in an orderly way; `litter` and `forget`
+//! spoil what it has stored. It answers
+//! `started N` whenever a process of the service has said that it is ready, `N` being the number of
+//! descriptors it has stored.
+
+#![expect(unsafe_code, reason = "descriptors are passed by number")]
+
+use crate::role;
+use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use std::ffi::OsString;
+use std::io::{self, BufRead, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::net::{Ipv6Addr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode};
+
+/// The first descriptor passed (`SD_LISTEN_FDS_START`).
+const FIRST: RawFd = 3;
+
+/// The descriptors to be put in place, for [`exec`].
+const DESCRIPTORS: &str = "WHIMBREL_TEST_DESCRIPTORS";
+
+/// Descriptors one service may store, as in our unit (`FileDescriptorStoreMax=`).
+const MOST_STORED: usize = 512;
+
+/// What the service has stored, by name.
+type Store = Vec<(String, OwnedFd)>;
+
+struct Manager {
+    notify: UnixDatagram,
+    notify_path: OsString,
+    /// Where datagrams wait while the service is not there.
+    socket: UdpSocket,
+    store: Store,
+    command: Vec<OsString>,
+    ready: bool,
+}
+
+/// The manager: `NOTIFY-SOCKET PORT ARGUMENT...`, the arguments being those of the gateway.
+pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    match serve(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            crate::suite::complain(&format!("the service manager: {error:?}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Takes the place of a service's process: puts descriptors where they belong.
+pub(crate) fn exec(arguments: Vec<OsString>) -> ExitCode {
+    let error = match prepare(arguments) {
+        Ok(mut command) => anyhow::Error::new(command.exec()),
+        Err(error) => error,
+    };
+    crate::suite::complain(&format!("starting a service: {error:?}\n"));
+    ExitCode::FAILURE
+}
+
+fn prepare(arguments: Vec<OsString>) -> Result<Command> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let numbers = std::env::var(DESCRIPTORS).context("nothing to pass")?;
+    let numbers: Vec<RawFd> = numbers.split(',').map(str::parse).collect::<Result<_, _>>()?;
+    let end = FIRST + RawFd::try_from(numbers.len())?;
+    // Out of the way first: a descriptor may be where another one belongs.
+    let mut aside = Vec::new();
+    for number in numbers {
+        // SAFETY: inherited from the manager for this very use.
+        let passed = unsafe { OwnedFd::from_raw_fd(number) };
+        aside.push(rustix::io::fcntl_dupfd_cloexec(&passed, end)?);
+        if number >= FIRST {
+            drop(passed);
+        } else {
+            let _standard = passed.into_raw_fd();
+        }
+    }
+    for (descriptor, number) in aside.iter().zip(FIRST..) {
+        // SAFETY: nothing else is at this number: this process has one thread and has opened
+        // nothing else.
+        let mut place = unsafe { OwnedFd::from_raw_fd(number) };
+        rustix::io::dup2(descriptor, &mut place)?;
+        let _passed = place.into_raw_fd();
+    }
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(role::GATEWAY).args(arguments).env_remove(DESCRIPTORS);
+    command.env("LISTEN_PID", std::process::id().to_string());
+    Ok(command)
+}
+
+fn serve(mut arguments: Vec<OsString>) -> Result<()> {
+    ensure!(arguments.len() > 2, "called with {arguments:?}");
+    let command = arguments.split_off(2);
+    let port: u16 = arguments[1].to_str().context("a port")?.parse()?;
+    let path = Path::new(&arguments[0]);
+    let notify = UnixDatagram::bind(path).with_context(|| format!("{}", path.display()))?;
+    notify.set_nonblocking(true)?;
+    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
+    let (notify_path, store) = (arguments.swap_remove(0), Vec::new());
+    let mut manager = Manager { notify, notify_path, socket, store, command, ready: false };
+    let mut child = manager.start()?;
+    loop {
+        let pid = Pid::from_child(&child);
+        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        match manager.watch(&process)? {
+            Some(Order::Kill) => child.kill()?,
+            Some(Order::Restart) => rustix::process::kill_process(pid, Signal::TERM)?,
+            Some(Order::Litter) => manager.litter()?,
+            Some(Order::Forget) => manager.store.clear(),
+            Some(Order::End) => {
+                child.kill()?;
+                child.wait()?;
+                return Ok(());
+            }
+            None => {
+                // What it said before it ended counts.
+                child.wait()?;
+                manager.hear()?;
+                child = manager.start()?;
+                continue;
+            }
+        }
+    }
+}
+
+enum Order {
+    Kill,
+    Restart,
+    /// Store what the service cannot have stored.
+    Litter,
+    /// Lose everything it stored.
+    Forget,
+    End,
+}
+
+impl Manager {
+    fn start(&mut self) -> Result<Child> {
+        self.ready = false;
+        let own = [("quic", self.socket.as_fd())];
+        let stored =
+            self.store.iter().map(|(name, descriptor)| (name.as_str(), descriptor.as_fd()));
+        let (mut names, mut inherited) = (Vec::new(), Vec::new());
+        for (name, descriptor) in own.into_iter().chain(stored) {
+            names.push(name);
+            // A duplicate without close-on-exec.
+            inherited.push(rustix::io::dup(descriptor)?);
+        }
+        let numbers: Vec<String> =
+            inherited.iter().map(|descriptor| descriptor.as_raw_fd().to_string()).collect();
+        let mut service = Command::new("/proc/self/exe");
+        service.arg(role::SERVICE).args(&self.command);
+        service.env(DESCRIPTORS, numbers.join(","));
+        service.env("LISTEN_FDS", numbers.len().to_string());
+        service.env("LISTEN_FDNAMES", names.join(":"));
+        service.env("NOTIFY_SOCKET", &self.notify_path);
+        service.stdin(std::process::Stdio::null());
+        service.spawn().context("starting the service")
+    }
+
+    /// Waits for an order, or `None` for the end of the service.
+    fn watch(&mut self, process: &OwnedFd) -> Result<Option<Order>> {
+        loop {
+            let stdin = io::stdin();
+            let mut wanted = [
+                PollFd::new(&self.notify, PollFlags::IN),
+                PollFd::new(process, PollFlags::IN),
+                PollFd::new(&stdin, PollFlags::IN),
+            ];
+            rustix::event::poll(&mut wanted, None)?;
+            let [notify, process, input] = wanted.map(|one| !one.revents().is_empty());
+            if notify {
+                self.hear()?;
+            }
+            if process {
+                return Ok(None);
+            }
+            if input {
+                let mut line = String::new();
+                stdin.lock().read_line(&mut line)?;
+                return Ok(Some(match line.trim() {
+                    "kill" => Order::Kill,
+                    "restart" => Order::Restart,
+                    "litter" => Order::Litter,
+                    "forget" => Order::Forget,
+                    "" => Order::End,
+                    other => bail!("it was told to {other:?}"),
+                }));
+            }
+        }
+    }
+
+    /// Garbage under the names the service uses.
+    fn litter(&mut self) -> Result<()> {
+        for name in ["keep-journal", "keep-lot-0", "keep-lot-x", "keep-", "other"] {
+            self.store.push((name.to_owned(), std::fs::File::open("/dev/null")?.into()));
+            self.store.push((name.to_owned(), UdpSocket::bind("127.0.0.1:0")?.into()));
+        }
+        Ok(())
+    }
+
+    /// Takes everything the service has said.
+    fn hear(&mut self) -> Result<()> {
+        let mut text = [0; 4096];
+        loop {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+            let mut slices = [IoSliceMut::new(&mut text)];
+            let heard = rustix::net::recvmsg(&self.notify, &mut slices, &mut control, flags);
+            let length = match heard {
+                Ok(message) => message.bytes,
+                Err(rustix::io::Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            let descriptors = control.drain().filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+                _ => None,
+            });
+            let descriptors: Vec<OwnedFd> = descriptors.flatten().collect();
+            let words = str::from_utf8(&text[..length])?.to_owned();
+            self.heed(&words, descriptors)?;
+        }
+    }
+
+    fn heed(&mut self, words: &str, descriptors: Vec<OwnedFd>) -> Result<()> {
+        let value =
+            |key: &str| words.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let name = value("FDNAME").unwrap_or("stored");
+        if value("FDSTORE") == Some("1") {
+            for descriptor in descriptors {
+                if self.store.len() < MOST_STORED {
+                    self.store.push((name.to_owned(), descriptor));
+                }
+            }
+        }
+        if value("FDSTOREREMOVE") == Some("1") {
+            self.store.retain(|(stored, _)| stored != name);
+        }
+        if value("READY") == Some("1") && !std::mem::replace(&mut self.ready, true) {
+            let mut output = io::stdout().lock();
+            writeln!(output, "started {}", self.store.len())?;
+            output.flush()?;
+        }
+        Ok(())
+    }
+}
