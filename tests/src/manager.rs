@@ -223,7 +223,7 @@ impl Manager {
             };
             let descriptors = control.drain().filter_map(|message| match message {
                 RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-                _ => None,
+                RecvAncillaryMessage::ScmCredentials(_) | _ => None,
             });
             let descriptors: Vec<OwnedFd> = descriptors.flatten().collect();
             let words = str::from_utf8(&text[..length])?.to_owned();

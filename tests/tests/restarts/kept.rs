@@ -75,7 +75,7 @@ fn both_ways(mut end: impl FnMut(&mut Stage) -> Result<()>) -> Result<()> {
         end(&mut stage)?;
     }
     for one in traffic {
-        tell(&format!("{} bytes, both directions", one.end()?));
+        tell!("{} bytes, both directions", one.end()?);
     }
     for pair in &mut idle {
         let pair = pair.as_mut().map_err(|error| anyhow::anyhow!("{error:#}"))?;
@@ -177,7 +177,7 @@ pub(crate) fn many_connections_outlive_the_gateway() -> Result<()> {
         for (number, pair) in pairs.iter_mut().enumerate() {
             pair.converse().context(format!("connection {number}"))?;
         }
-        tell(&format!("{MANY} connections went on within {:.1?}", began.elapsed()));
+        tell!("{MANY} connections went on within {:.1?}", began.elapsed());
         // Some leave, others come.
         pairs.truncate(MANY / 2);
         for number in pairs.len()..MANY {
@@ -193,7 +193,7 @@ pub(crate) fn kills_at_random_moments_lose_no_byte() -> Result<()> {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seed: u64 = number("WHIMBREL_SEED").unwrap_or_else(|| clock.subsec_micros().into());
     let kills = number("WHIMBREL_KILLS").unwrap_or(KILLS);
-    tell(&format!("seed {seed}, {kills} kills"));
+    tell!("seed {seed}, {kills} kills");
     let mut dice = seed;
     let mut throw = move |sides: u64| {
         // Steele, Lea and Flood's SplitMix64.
@@ -227,14 +227,14 @@ pub(crate) fn kills_at_random_moments_lose_no_byte() -> Result<()> {
             connections += 1;
         }
         if kill % 100 == 99 {
-            tell(&format!("{} kills, {bytes} bytes in {connections} connections", kill + 1));
+            tell!("{} kills, {bytes} bytes in {connections} connections", kill + 1);
         }
     }
     for one in traffic {
         bytes += one.end().context("after the last kill")?;
         connections += 1;
     }
-    tell(&format!("{bytes} bytes in {connections} connections, all of them right"));
+    tell!("{bytes} bytes in {connections} connections, all of them right");
     stage.quiet()?;
     no_panics(&stage.world)
 }
