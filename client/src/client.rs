@@ -15,7 +15,7 @@ use whimbrel_client_core::engine::{
 use whimbrel_common::config::Offline;
 use whimbrel_common::path::Move;
 use whimbrel_common::session;
-use whimbrel_common::wire::{Control, StreamCode, Taken, WireFlow};
+use whimbrel_common::wire::{Control, MOST_HOLDING, StreamCode, Taken, WireFlow};
 
 use crate::ferry::{End, Ferry, Terms, Turn};
 use crate::journal::Journal;
@@ -241,6 +241,7 @@ impl Client {
         if resumed {
             let detached = self.ferries.iter().filter(|(_, ferry)| ferry.is_detached());
             self.waiting.extend(detached.map(|(flow, _)| *flow));
+            self.tell_holding();
         } else {
             self.lose_flows("the gateway does not know the session any more", now);
         }
@@ -249,6 +250,21 @@ impl Client {
             EventKind::Attached,
             format!("attached to the gateway, session {}", session.unwrap_or_default()),
         );
+    }
+
+    /// Tells the gateway which flows there are: the end of others may never have reached it.
+    fn tell_holding(&mut self) {
+        let flows: Vec<WireFlow> = self.ferries.keys().map(|flow| WireFlow(flow.0)).collect();
+        let mut left = flows.len().div_ceil(MOST_HOLDING);
+        let mut frames = Vec::new();
+        for chunk in flows.chunks(MOST_HOLDING) {
+            left -= 1;
+            frames.push(Control::Holding { flows: chunk.to_vec(), last: left == 0 });
+        }
+        if frames.is_empty() {
+            frames.push(Control::Holding { flows, last: true });
+        }
+        self.tunnel.send(&frames);
     }
 
     /// Changes what [`new`](Self::new) was told.

@@ -385,7 +385,10 @@ impl Tunnel {
             }
             Control::Taken(entries) => self.news.push_back(News::Taken(entries)),
             Control::Denied { reason } => self.fail(&reason.to_string(), None),
-            Control::Enrol { .. } | Control::Attach { .. } | Control::Enrolled { .. } => {
+            Control::Enrol { .. }
+            | Control::Attach { .. }
+            | Control::Holding { .. }
+            | Control::Enrolled { .. } => {
                 let code = Denial::Protocol.code();
                 self.endpoint.close(live.connection, code, "unexpected frame", now);
             }

@@ -101,7 +101,19 @@ pub enum Control {
     },
     /// Either: progress and credit of flows.
     Taken(Vec<Taken>),
+    /// Client, after attaching to a session it had: the flows it still has, in one frame or
+    /// several. A flow that only the gateway has is over; the word of it was lost with a
+    /// connection.
+    Holding {
+        /// Flows the client has.
+        flows: Vec<WireFlow>,
+        /// There are no others.
+        last: bool,
+    },
 }
+
+/// Flows named in one [`Control::Holding`] at most: half of what a frame may be long.
+pub const MOST_HOLDING: usize = 4096;
 
 /// The application error code of a connection that its client gives up while its session goes on.
 pub const DETACH: u64 = 64;
@@ -336,6 +348,7 @@ mod kind {
     pub(super) const ENROLLED: u64 = 0x08;
     pub(super) const DENIED: u64 = 0x0a;
     pub(super) const TAKEN: u64 = 0x0c;
+    pub(super) const HOLDING: u64 = 0x0e;
     pub(super) const OPEN: u64 = 0x20;
     pub(super) const RESUME: u64 = 0x22;
     pub(super) const OPENED: u64 = 0x24;
@@ -387,6 +400,11 @@ pub fn encode_control(frame: &Control, out: &mut BytesMut) {
             }
             kind::TAKEN
         }
+        Control::Holding { flows, last } => {
+            body.put_u8(u8::from(*last));
+            flows.iter().for_each(|flow| encode_varint(flow.0, &mut body));
+            kind::HOLDING
+        }
     };
     put_frame(kind, &body, out);
 }
@@ -436,6 +454,7 @@ fn control_body(kind: u64, body: BytesMut) -> Result<Control, WireError> {
             Control::Denied { reason: Denial::from_code(code).unwrap_or(Denial::Protocol) }
         }
         kind::TAKEN => Control::Taken(fields.taken()?),
+        kind::HOLDING => Control::Holding { last: fields.flag()?, flows: fields.flows()? },
         unknown => return Err(WireError::UnknownFrame(unknown)),
     };
     fields.finish().map(|()| frame)
@@ -621,6 +640,14 @@ impl Fields {
             _ => return Err(self.malformed()),
         };
         Ok(SocketAddr::new(ip, u16::from_be_bytes(self.array()?)))
+    }
+
+    fn flows(&mut self) -> Result<Vec<WireFlow>, WireError> {
+        let mut flows = Vec::new();
+        while !self.is_empty() {
+            flows.push(WireFlow(self.varint()?));
+        }
+        Ok(flows)
     }
 
     fn taken(&mut self) -> Result<Vec<Taken>, WireError> {

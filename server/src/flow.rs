@@ -145,6 +145,11 @@ impl Flow {
         self.dialling
     }
 
+    /// Whether both directions were ended, which the client may not have acknowledged.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.read_end && self.ended
+    }
+
     /// Takes what the kernel says about the socket.
     pub(crate) fn note(&mut self, ready: Ready) {
         self.can_read |= ready.read;

@@ -351,7 +351,11 @@ impl Gateway {
                     }
                 }
             }
+            Control::Holding { flows, last } if peer.session.is_some() => {
+                self.holding(connection, &flows, last);
+            }
             Control::Taken(_)
+            | Control::Holding { .. }
             | Control::Attached { .. }
             | Control::Enrolled { .. }
             | Control::Denied { .. } => self.deny(connection, Denial::Protocol, now),

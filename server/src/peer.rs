@@ -1,6 +1,6 @@
 //! One connected client at the gateway.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use whimbrel_carrier::{Connection, ControlStream, Endpoint, Path, Reports, Stream};
 use whimbrel_common::identity::PublicKey;
 use whimbrel_common::path::{Config, Evidence, Input, PathKey, Paths, Role};
+use whimbrel_common::wire::WireFlow;
 
 use crate::sessions::Session;
 
@@ -41,6 +42,8 @@ pub(crate) struct Peer {
     pub(crate) session: Option<Session>,
     pub(crate) control: Option<ControlStream>,
     pub(crate) greeted: bool,
+    /// Flows the client said it has, until it has named all.
+    pub(crate) holding: BTreeSet<WireFlow>,
     pub(crate) streams: HashMap<Stream, Use>,
     pub(crate) reports: Reports,
     pub(crate) paths: Paths,
@@ -67,6 +70,7 @@ impl Peer {
             session: None,
             control: None,
             greeted: false,
+            holding: BTreeSet::new(),
             streams: HashMap::new(),
             reports: Reports::default(),
             paths,

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::ffi::OsString;
-use std::io::{self, BufRead, IoSliceMut, Write};
+use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::net::{Ipv6Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -184,9 +184,7 @@ impl Manager {
                 return Ok(None);
             }
             if input {
-                let mut line = String::new();
-                stdin.lock().read_line(&mut line)?;
-                return Ok(Some(match line.trim() {
+                return Ok(Some(match read_line()?.as_str() {
                     "kill" => Order::Kill,
                     "restart" => Order::Restart,
                     "litter" => Order::Litter,
@@ -252,4 +250,14 @@ impl Manager {
         }
         Ok(())
     }
+}
+
+/// A line of standard input and nothing beyond it: the next one must still wake us.
+fn read_line() -> Result<String> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while rustix::io::read(io::stdin(), &mut byte)? == 1 && byte != *b"\n" {
+        line.extend(byte);
+    }
+    Ok(String::from_utf8(line)?)
 }

@@ -16,6 +16,8 @@ fn control_frames() -> Vec<Control> {
             Taken { flow: WireFlow(1), offset: 70_000, limit: 140_000, fin: false },
             Taken { flow: WireFlow(2), offset: 5, limit: 5, fin: true },
         ]),
+        Control::Holding { flows: vec![WireFlow(1), WireFlow(70_000)], last: false },
+        Control::Holding { flows: Vec::new(), last: true },
     ]
 }
 

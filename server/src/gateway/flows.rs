@@ -178,6 +178,26 @@ impl Gateway {
         Self::enqueue(&mut self.work, number, flow);
     }
 
+    /// The client names flows it has. Those that wait to be resumed and are not among them are
+    /// over: their end was on its way when the connection was lost.
+    pub(super) fn holding(&mut self, connection: Connection, flows: &[WireFlow], last: bool) {
+        let Some(peer) = self.peers.get_mut(&connection) else { return };
+        let Some(session) = &peer.session else { return };
+        // What it does not have here need not be remembered.
+        peer.holding.extend(flows.iter().filter(|flow| session.flows.contains_key(flow)));
+        if !last {
+            return;
+        }
+        let held = std::mem::take(&mut peer.holding);
+        let others = session.flows.iter().filter(|(flow, _)| !held.contains(flow));
+        let others: Vec<u64> = others.map(|(_, number)| *number).collect();
+        for number in others {
+            let Some(flow) = self.flows.get(&number).filter(|flow| flow.parked) else { continue };
+            let end = if flow.is_complete() { End::Complete } else { End::ByClient };
+            self.end(number, end);
+        }
+    }
+
     pub(super) fn expire_dials(&mut self, now: Instant) {
         while let Some((at, number)) = self.dials.front().copied()
             && at <= now

@@ -81,6 +81,7 @@ fn frames() -> Seeds {
         Control::Attached { session, epoch: 2, hold: 86_400, flows: 20_000 },
         Control::Enrolled { name: "laptop".into() },
         Control::Denied { reason: wire::Denial::Revoked },
+        Control::Holding { flows: vec![WireFlow(1), WireFlow(300)], last: true },
         Control::Taken(vec![Taken {
             flow: WireFlow(1),
             offset: 70_000,
