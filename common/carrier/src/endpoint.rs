@@ -215,10 +215,16 @@ impl Endpoint {
         if self.slots.len() <= handle.0 {
             self.slots.resize_with(handle.0 + 1, || None);
         }
+        // The engine uses a number again as soon as it has drained, which may be before we have.
+        self.drained.retain(|drained| *drained != handle.0);
+        let before = self.slots[handle.0].take();
+        if let Some(at) = before.as_ref().and_then(|before| before.timer) {
+            self.timers.remove(&(at, handle.0));
+        }
         self.slots[handle.0] = Some(Slot {
             connection,
             handshake_by,
-            dirty: false,
+            dirty: before.is_some_and(|before| before.dirty),
             timer: None,
             connected: false,
             lost: false,

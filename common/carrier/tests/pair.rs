@@ -226,6 +226,33 @@ fn restarted_gateway_resets_old_connections_at_once() {
 }
 
 #[test]
+fn connection_made_the_moment_another_was_lost_lives() {
+    let (mut pair, connection, _) = Pair::connected();
+    pair.gateway = gateway(2);
+    pair.client.ping(connection, Path::FIRST);
+    pair.client_events.clear();
+    let reset = |client: &mut Endpoint| {
+        client.advance();
+        std::iter::from_fn(|| client.poll_event())
+            .any(|(_, event)| matches!(event, Event::Lost(Lost::Reset)))
+    };
+    for _ in 0..100 {
+        pair.deliver();
+        pair.gateway.advance();
+        if reset(&mut pair.client) {
+            break;
+        }
+        pair.exchange();
+        pair.now += Duration::from_millis(1);
+    }
+    // It gets the number of the one before, of which nothing must be left.
+    assert_eq!(pair.client.connect(GATEWAY, pair.now).unwrap(), connection);
+    pair.run(Duration::from_millis(200));
+    let connected = |event: &Event| matches!(event, Event::Connected { .. });
+    assert!(pair.client_events.iter().any(connected), "{:?}", pair.client_events);
+}
+
+#[test]
 fn gateway_with_another_key_cannot_reset_connections() {
     let (mut pair, connection, _) = Pair::connected();
     pair.gateway = gateway(3);
