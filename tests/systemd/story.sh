@@ -65,7 +65,7 @@ expect_status_text() {
 }
 
 expect_log() {
-    on "$1" journalctl --no-pager -o cat -u "$2" | grep -qF "$3" ||
+    on "$1" journalctl --no-pager -o cat -u "$2" | grep -F "$3" >/dev/null ||
         fail "the journal of $2 has no line \"$3\""
 }
 
