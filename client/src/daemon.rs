@@ -4,26 +4,23 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU16;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use bytes::BytesMut;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tracing::{debug, error, info, warn};
 use whimbrel_carrier::Transmit;
 use whimbrel_carrier::udp::RECEIVE_BUFFER;
-use whimbrel_client_core::engine::{DeviceId, PacketSink};
 use whimbrel_client_core::offload;
 use whimbrel_client_core::plan::{CaptureInputs, Plan, TABLE};
-use whimbrel_common::config::{ClientConfig, HostPort};
+use whimbrel_common::config::ClientConfig;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_common::path::{DownReason, PathKey};
 use whimbrel_host::Layout;
 use whimbrel_host::control::{ControlServer, Request, Responder};
-use whimbrel_host::service::{self, Watchdog};
+use whimbrel_host::service::{self, Order, Orders, Watchdog};
 
 use crate::capture::Capture;
 use crate::client::Client;
@@ -31,7 +28,8 @@ use crate::control::{self, Events, Running, Target};
 use crate::host::HostError;
 use crate::link::{self, LinkEvent, LinkMonitor, Uplink};
 use crate::report::{CaptureState, EventKind, FlowReport, PathReport, SessionState, Status};
-use crate::tun::{Tun, VNET_HEADER};
+use crate::resolver;
+use crate::tun::{LARGEST_PACKET, Tun, TunSink, VNET_HEADER};
 use crate::tunnel::{Standing, Tunnel};
 use crate::uplinks::Families;
 
@@ -61,9 +59,6 @@ const RECEIVE_BATCHES: usize = 16;
 /// Send calls before everything else gets its turn.
 const SEND_CALLS: usize = 64;
 
-/// A gateway's name is looked up this often, and this long after a failure.
-const RESOLVE: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(2));
-
 /// Runs the client until it is told to stop.
 ///
 /// # Errors
@@ -91,13 +86,13 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let literal = config.gateway.literal().into_iter().collect();
     let monitor = LinkMonitor::spawn(name, literal, links).context("cannot watch the links")?;
     let (resolved, resolutions) = unbounded_channel();
-    let resolver = tokio::spawn(resolve(config.gateway.clone(), resolved));
+    let resolver = tokio::spawn(resolver::follow(config.gateway.clone(), resolved));
     let tunnel = Tunnel::new(key, config.gateway_key, config.paths.mark)?;
     let now = Instant::now();
     let seed = u64::from_ne_bytes(whimbrel_host::random::bytes()?);
     let mut daemon = Daemon {
         client: Client::new(tunnel, config.capture.offline, config.session.hold, seed, now),
-        sink: TunSink { tun, buffer: vec![0; VNET_HEADER + LARGEST_PACKET], failures: 0 },
+        sink: TunSink::new(tun),
         packet: vec![0; VNET_HEADER + LARGEST_PACKET],
         receive: vec![0; RECEIVE_BUFFER],
         send: Vec::with_capacity(RECEIVE_BUFFER),
@@ -157,47 +152,29 @@ struct Daemon {
     fatal: Option<anyhow::Error>,
 }
 
-/// What a person or the service manager can say by signal.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-}
-
 enum Wake {
     Io,
     Link(LinkEvent),
     Resolved(Result<Vec<SocketAddr>, String>),
     Host(Result<(), HostError>),
     Request(Request, Responder),
-    Reload,
-    Stop,
+    Order(Order),
 }
 
 impl Daemon {
     async fn run(&mut self, mut control: ControlServer, mut inbox: Inbox) -> anyhow::Result<()> {
-        let mut signals = Signals::new()?;
+        let mut orders = Orders::listen()?;
         loop {
             let busy = self.turn();
-            match self.wait(busy, &mut control, &mut inbox, &mut signals).await {
+            match self.wait(busy, &mut control, &mut inbox, &mut orders).await {
                 Wake::Io => {}
                 Wake::Link(event) => self.handle_link(event),
                 Wake::Resolved(outcome) => self.handle_resolution(outcome),
                 Wake::Host(Ok(())) => self.announce_ready(),
                 Wake::Host(Err(failure)) => self.handle_host_failure(failure),
                 Wake::Request(request, responder) => control::answer(&request, responder, self),
-                Wake::Reload => self.reload(),
-                Wake::Stop => return Ok(()),
+                Wake::Order(Order::Reload) => self.reload(),
+                Wake::Order(Order::Stop) => return Ok(()),
             }
             if let Some(error) = self.fatal.take() {
                 return Err(error);
@@ -291,7 +268,7 @@ impl Daemon {
         busy: bool,
         control: &mut ControlServer,
         inbox: &mut Inbox,
-        signals: &mut Signals,
+        orders: &mut Orders,
     ) -> Wake {
         let now = Instant::now();
         let deadlines = [self.client.poll_timeout(), self.watchdog.deadline()];
@@ -302,7 +279,6 @@ impl Daemon {
                 None => std::future::pending().await,
             }
         };
-        let Signals { terminate, interrupt, hang_up } = signals;
         let (tun, tunnel, pending) = (&self.sink.tun, &self.client.tunnel, &self.pending);
         let io = poll_fn(|cx| {
             let packets = tun.poll_readable(cx).is_ready();
@@ -314,9 +290,7 @@ impl Daemon {
         });
         tokio::select! {
             biased;
-            _ = terminate.recv() => Wake::Stop,
-            _ = interrupt.recv() => Wake::Stop,
-            _ = hang_up.recv() => Wake::Reload,
+            order = orders.next() => Wake::Order(order),
             Some(event) = inbox.link_events.recv() => Wake::Link(event),
             Some(outcome) = inbox.host_outcomes.recv() => Wake::Host(outcome),
             Some(outcome) = inbox.resolutions.recv() => Wake::Resolved(outcome),
@@ -595,56 +569,5 @@ fn translate(reason: link::DownReason) -> DownReason {
         link::DownReason::NoAddress => DownReason::AddressRemoved,
         link::DownReason::Disabled | link::DownReason::NoCarrier => DownReason::Carrier,
         link::DownReason::Removed | link::DownReason::Unsuitable => DownReason::Gone,
-    }
-}
-
-/// Looks the gateway's name up for as long as anybody listens.
-async fn resolve(
-    gateway: HostPort,
-    resolved: tokio::sync::mpsc::UnboundedSender<Result<Vec<SocketAddr>, String>>,
-) {
-    loop {
-        let lookup = tokio::net::lookup_host((gateway.host.as_str(), gateway.port)).await;
-        let outcome = match lookup {
-            Ok(addresses) => Ok(addresses.collect::<Vec<_>>()),
-            Err(error) => Err(format!("cannot find the gateway {gateway}: {error}")),
-        };
-        let pause = if outcome.is_ok() { RESOLVE.0 } else { RESOLVE.1 };
-        if resolved.send(outcome).is_err() || gateway.literal().is_some() {
-            return;
-        }
-        tokio::time::sleep(pause).await;
-    }
-}
-
-/// The largest packet a TUN takes or gives.
-const LARGEST_PACKET: usize = 65_536;
-
-/// Packets on their way to the host.
-struct TunSink {
-    tun: Tun,
-    buffer: Vec<u8>,
-    failures: u64,
-}
-
-impl PacketSink for TunSink {
-    fn send(
-        &mut self,
-        _device: DeviceId,
-        len: usize,
-        segment: Option<NonZeroU16>,
-        fill: &mut dyn FnMut(&mut [u8]),
-    ) {
-        let Some((header, packet)) = self.buffer.split_first_chunk_mut::<VNET_HEADER>() else {
-            return;
-        };
-        let Some(packet) = packet.get_mut(..len) else { return };
-        fill(packet);
-        offload::prepare(header, packet, segment);
-        if let Err(error) = self.tun.write(&self.buffer[..VNET_HEADER + len]) {
-            // The application's TCP repeats what is missing.
-            self.failures += 1;
-            debug!(%error, failures = self.failures, "TUN write failed");
-        }
     }
 }

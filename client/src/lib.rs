@@ -14,6 +14,7 @@ pub mod host;
 mod journal;
 pub mod link;
 pub mod report;
+mod resolver;
 pub mod show;
 pub mod slab;
 pub mod tun;

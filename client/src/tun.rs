@@ -22,6 +22,10 @@ use whimbrel_client_core::plan::{Family, MAIN_TABLE};
 use crate::host::netlink::{Netlink, io_error};
 use crate::host::translate::{self, address_of, name_of};
 
+mod sink;
+
+pub(crate) use sink::{LARGEST_PACKET, TunSink};
+
 /// The TUN's IPv4 address unless configured: one address out of the private ranges, away from
 /// the parts that routers, containers and other tunnels hand out by default.
 pub const DEFAULT_V4: Ipv4Addr = Ipv4Addr::new(10, 213, 57, 1);

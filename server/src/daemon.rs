@@ -10,7 +10,6 @@ use anyhow::Context as _;
 use bytes::BytesMut;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, info, warn};
 use whimbrel_carrier::Transmit;
 use whimbrel_carrier::udp::RECEIVE_BUFFER;
@@ -22,7 +21,7 @@ use whimbrel_host::Layout;
 use whimbrel_host::addresses;
 use whimbrel_host::control::{ControlServer, Request, Responder};
 use whimbrel_host::output::unix_now;
-use whimbrel_host::service::{self, Watchdog};
+use whimbrel_host::service::{self, Order, Orders, Watchdog};
 
 use crate::control::{self, Activity, Dials, Running, Status, Waiting};
 use crate::gateway::{Ask, Gateway, Question};
@@ -131,39 +130,21 @@ struct Daemon {
 enum Wake {
     Io,
     Request(Request, Responder),
-    Reload,
-    Stop,
-}
-
-/// What a person or the service manager can say by signal.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
+    Order(Order),
 }
 
 impl Daemon {
     async fn run(&mut self, mut control: ControlServer) -> anyhow::Result<()> {
-        let mut signals = Signals::new()?;
+        let mut orders = Orders::listen()?;
         loop {
             let busy = self.turn()?;
-            match self.wait(busy, &mut control, &mut signals).await {
+            match self.wait(busy, &mut control, &mut orders).await {
                 Wake::Io => {}
                 Wake::Request(request, responder) => {
                     responder.reply(self.answer(&request));
                 }
-                Wake::Reload => self.reload(),
-                Wake::Stop => break,
+                Wake::Order(Order::Reload) => self.reload(),
+                Wake::Order(Order::Stop) => break,
             }
         }
         service::stopping();
@@ -308,19 +289,13 @@ impl Daemon {
         true
     }
 
-    async fn wait(
-        &mut self,
-        busy: bool,
-        control: &mut ControlServer,
-        signals: &mut Signals,
-    ) -> Wake {
+    async fn wait(&mut self, busy: bool, control: &mut ControlServer, orders: &mut Orders) -> Wake {
         let deadline = if busy {
             Instant::now()
         } else {
             let others = [self.gateway.poll_timeout(), self.watchdog.deadline()];
             others.into_iter().flatten().fold(self.reload_at, Instant::min)
         };
-        let Signals { terminate, interrupt, hang_up } = signals;
         let (ports, sockets, pending) = (&self.ports, &self.sockets, &self.pending);
         let io = poll_fn(|cx| {
             let readable = ports.poll_readable(cx);
@@ -331,9 +306,7 @@ impl Daemon {
         });
         tokio::select! {
             biased;
-            _ = terminate.recv() => Wake::Stop,
-            _ = interrupt.recv() => Wake::Stop,
-            _ = hang_up.recv() => Wake::Reload,
+            order = orders.next() => Wake::Order(order),
             (request, responder) = control.next() => Wake::Request(request, responder),
             () = io => Wake::Io,
             () = tokio::time::sleep_until(deadline.into()) => Wake::Io,

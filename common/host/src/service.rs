@@ -1,9 +1,11 @@
 //! What a daemon and its service manager tell each other (sd_notify(3)); silence where there is
 //! none.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::debug;
 
 /// The daemon does what it is there for.
@@ -32,6 +34,47 @@ pub fn reloading() {
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         debug!(%error, "Cannot notify the service manager");
+    }
+}
+
+/// What a person or the service manager can say by signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// SIGTERM or SIGINT: end in good order.
+    Stop,
+    /// SIGHUP: read the configuration again.
+    Reload,
+}
+
+/// The signals that are orders, caught from now on.
+#[derive(Debug)]
+pub struct Orders {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Orders {
+    /// Catches them. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// The system lets nobody catch signals.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next order. Dropping the future loses none.
+    pub async fn next(&mut self) -> Order {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Order::Stop,
+            _ = self.interrupt.recv() => Order::Stop,
+            _ = self.hang_up.recv() => Order::Reload,
+        }
     }
 }
 

@@ -17,6 +17,9 @@ const BULK: u64 = 24 << 20;
 /// How often the gateway is killed at random moments; `WHIMBREL_KILLS` makes it as often as wanted.
 const KILLS: u64 = 25;
 
+/// Kills count, not bytes: about 4 MB/s in each direction of each connection.
+const PACE: Duration = Duration::from_millis(4);
+
 /// Connections beside each other, each with an end of its own.
 const MANY: usize = 1500;
 
@@ -27,7 +30,8 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn begin(pair: &Pair, number: u64) -> Result<Self> {
+    /// Each direction rests for `pace` after every piece of some 15 KB.
+    fn begin(pair: &Pair, number: u64, pace: Duration) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         let directions = [(&pair.app, &pair.server), (&pair.server, &pair.app)];
@@ -41,6 +45,7 @@ impl Traffic {
                     let next = sent + 1 + sent * 7 % 30_011;
                     send(&mut from, number, sent, next).context(format!("sending at {sent}"))?;
                     sent = next;
+                    std::thread::sleep(pace);
                 }
                 from.shutdown(Shutdown::Write)?;
                 Ok(sent)
@@ -67,7 +72,7 @@ fn both_ways(mut end: impl FnMut(&mut Stage) -> Result<()>) -> Result<()> {
     let mut traffic = Vec::new();
     for (number, origin) in (10..).step_by(10).zip(ORIGIN) {
         let pair = stage.pair(origin)?;
-        traffic.push(Traffic::begin(&pair, number)?);
+        traffic.push(Traffic::begin(&pair, number, Duration::ZERO)?);
     }
     for _ in 0..4 {
         let carried = stage.carried()?;
@@ -208,7 +213,7 @@ pub(crate) fn kills_at_random_moments_lose_no_byte() -> Result<()> {
     for kill in 0..kills {
         while traffic.len() < 4 {
             let pair = stage.pair(ORIGIN[usize::from(throw(2) == 0)])?;
-            traffic.push(Traffic::begin(&pair, number)?);
+            traffic.push(Traffic::begin(&pair, number, PACE)?);
             number += 2;
         }
         // Some of them end about when the gateway does.
