@@ -54,6 +54,8 @@ pub(crate) struct Ferry {
     pub(crate) down_bytes: u64,
     /// Bytes sent a second time after moves, by either end.
     pub(crate) replayed: u64,
+    /// Connections that were lost under it.
+    reconnects: u64,
     pub(crate) moves: u64,
     pub(crate) longest_stall: Duration,
     pub(crate) queued: bool,
@@ -123,6 +125,7 @@ impl Ferry {
             up_bytes: 0,
             down_bytes: 0,
             replayed: 0,
+            reconnects: 0,
             moves: 0,
             longest_stall: Duration::ZERO,
             queued: false,
@@ -168,6 +171,9 @@ impl Ferry {
             age_s: now.saturating_duration_since(self.since).as_secs(),
             stalled_ms_longest: u64::try_from(self.longest_stall.as_millis()).unwrap_or(u64::MAX),
             moves_survived: self.moves,
+            reconnects_survived: self.reconnects,
+            replayed_bytes: self.replayed,
+            held_bytes: self.pipe.as_ref().map_or(0, |pipe| pipe.sender.held()),
         }
     }
 
@@ -218,6 +224,7 @@ impl Ferry {
         let Some(stream) = endpoint.open(connection) else { return false };
         self.replayed += pipe.sender.in_flight();
         self.detached = false;
+        self.reconnects += 1;
         pipe.redial(stream);
         true
     }

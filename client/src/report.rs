@@ -134,6 +134,16 @@ pub struct FlowReport {
     pub stalled_ms_longest: u64,
     /// Moves it lived through.
     pub moves_survived: u64,
+    /// Connections to the gateway it lived through: each was lost, or ended with the gateway's
+    /// process.
+    #[serde(default)]
+    pub reconnects_survived: u64,
+    /// Bytes sent again, in both directions, because a path or a connection was lost.
+    #[serde(default)]
+    pub replayed_bytes: u64,
+    /// Bytes kept here until the gateway has taken them.
+    #[serde(default)]
+    pub held_bytes: u64,
 }
 
 /// A line of `whimbrel events --json`.

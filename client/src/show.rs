@@ -50,7 +50,7 @@ pub fn flows(flows: &[FlowReport]) -> String {
     if flows.is_empty() {
         return "No flows.".to_owned();
     }
-    let rows: Vec<[String; 9]> = flows.iter().map(flow_row).collect();
+    let rows: Vec<[String; 11]> = flows.iter().map(flow_row).collect();
     let headings = [
         "ID",
         "SOURCE",
@@ -60,7 +60,9 @@ pub fn flows(flows: &[FlowReport]) -> String {
         "RECEIVED",
         "AGE",
         "LONGEST STALL",
-        "MOVES",
+        "HELD",
+        "REPLAYED",
+        "SURVIVED",
     ];
     table(headings, &rows)
 }
@@ -110,7 +112,19 @@ fn path_row(path: &PathReport) -> [String; 8] {
     ]
 }
 
-fn flow_row(flow: &FlowReport) -> [String; 9] {
+fn survived(flow: &FlowReport) -> String {
+    let count = |number: u64, what: &str| match number {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        more => Some(format!("{more} {what}s")),
+    };
+    let moves = count(flow.moves_survived, "move");
+    let reconnects = count(flow.reconnects_survived, "reconnect");
+    let all: Vec<String> = moves.into_iter().chain(reconnects).collect();
+    if all.is_empty() { "-".to_owned() } else { all.join(", ") }
+}
+
+fn flow_row(flow: &FlowReport) -> [String; 11] {
     [
         flow.id.to_string(),
         flow.source.to_string(),
@@ -120,6 +134,8 @@ fn flow_row(flow: &FlowReport) -> [String; 9] {
         bytes(flow.rx_bytes),
         seconds(flow.age_s),
         format!("{} ms", flow.stalled_ms_longest),
-        flow.moves_survived.to_string(),
+        bytes(flow.held_bytes),
+        bytes(flow.replayed_bytes),
+        survived(flow),
     ]
 }

@@ -92,12 +92,15 @@ fn flows_are_a_table() {
         age_s: 61,
         stalled_ms_longest: 170,
         moves_survived: 2,
+        reconnects_survived: 1,
+        replayed_bytes: 14_000,
+        held_bytes: 64,
     };
     assert_eq!(
         flows(&[flow]),
         "\
-ID  SOURCE              DESTINATION       STATE  SENT  RECEIVED  AGE     LONGEST STALL  MOVES
-7   10.213.52.11:40000  [2001:db8::1]:22  open   10 B  20 B      1m 01s  170 ms         2"
+ID  SOURCE              DESTINATION       STATE  SENT  RECEIVED  AGE     LONGEST STALL  HELD  REPLAYED  SURVIVED
+7   10.213.52.11:40000  [2001:db8::1]:22  open   10 B  20 B      1m 01s  170 ms         64 B  14.0 kB   2 moves, 1 reconnect"
     );
     assert_eq!(flows(&[]), "No flows.");
     assert_eq!(paths(&[]), "No network yet.");
