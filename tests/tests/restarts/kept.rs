@@ -21,7 +21,7 @@ const KILLS: u64 = 25;
 const PACE: Duration = Duration::from_millis(4);
 
 /// Connections beside each other, each with an end of its own: enough for their sockets to be
-/// parked anew meanwhile. With `WHIMBREL_FULL` there are ten times as many.
+/// parked anew meanwhile. With `WHIMBREL_FULL` there are four times as many.
 const MANY: usize = 1500;
 
 /// Both directions of a connection, each sent by a thread until it is told to stop.
@@ -172,7 +172,7 @@ pub(crate) fn a_connection_that_was_being_made_is_made() -> Result<()> {
 }
 
 pub(crate) fn many_connections_outlive_the_gateway() -> Result<()> {
-    let many = if std::env::var_os("WHIMBREL_FULL").is_some() { 10 * MANY } else { MANY };
+    let many = if std::env::var_os("WHIMBREL_FULL").is_some() { 4 * MANY } else { MANY };
     let mut stage = Stage::raise_kept()?;
     let mut pairs = Vec::new();
     for number in 0..many {
