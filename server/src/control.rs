@@ -67,6 +67,9 @@ pub struct Status {
     /// Flows taken over from the process before.
     #[serde(default)]
     pub restored: u64,
+    /// Flows since the start for which there was no room to outlive this process.
+    #[serde(default)]
+    pub unkept: u64,
     /// Whether flows outlive this process: a restart, or its sudden death.
     #[serde(default)]
     pub outlives: bool,

@@ -344,6 +344,7 @@ impl Running for RunningGateway<'_> {
             parked: Waiting { sessions: parked.0 as u64, flows: parked.1 as u64 },
             evicted: stats.evicted,
             restored: stats.restored,
+            unkept: stats.unkept,
             outlives: self.gateway.outlives(),
             dials: Dials {
                 connected: stats.connected,

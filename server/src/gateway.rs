@@ -51,6 +51,8 @@ pub(crate) struct Stats {
     pub(crate) evicted: u64,
     /// Flows of a process before.
     pub(crate) restored: u64,
+    /// Flows for which there was no room to outlive this process.
+    pub(crate) unkept: u64,
     /// Bytes to destinations.
     pub(crate) up_bytes: u64,
     /// Bytes from destinations.

@@ -100,9 +100,11 @@ impl Keep {
         let mut sockets: HashMap<Ticket, OwnedFd> = parked.into_iter().collect();
         let (sessions, flows) = self.journal.records();
         let mut found: Vec<KeptSession> = sessions.into_iter().map(kept_session).collect();
+        let at: HashMap<Place, usize> =
+            found.iter().enumerate().map(|(at, session)| (session.place, at)).collect();
         let (mut restored, mut lost) = (0_usize, 0_usize);
         for record in flows {
-            let session = found.iter_mut().find(|session| session.place == record.session);
+            let session = at.get(&record.session).and_then(|at| found.get_mut(*at));
             let Some(session) = session else {
                 self.journal.remove(record.shelf);
                 continue;

@@ -5,7 +5,7 @@
 pub mod daemon;
 pub mod internet;
 pub mod lab;
-mod manager;
+pub mod manager;
 pub mod role;
 pub mod suite;
 pub mod traffic;

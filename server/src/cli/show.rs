@@ -89,11 +89,17 @@ pub(super) fn describe(status: &Status, layout: &Layout) -> String {
 
 /// What becomes of the flows when the gateway's process ends.
 fn outliving(status: &Status) -> String {
-    match (status.outlives, status.restored) {
-        (false, _) => "which end with this process: no service manager keeps them".to_owned(),
-        (true, 0) => "which outlive this process".to_owned(),
-        (true, restored) => format!("which outlive this process; {restored} came from one before"),
+    if !status.outlives {
+        return "which end with this process: no service manager keeps them".to_owned();
     }
+    let mut text = "which outlive this process".to_owned();
+    if status.unkept > 0 {
+        text += &format!(", but for {} since its start", status.unkept);
+    }
+    if status.restored > 0 {
+        text += &format!("; {} came from one before", status.restored);
+    }
+    text
 }
 
 pub(super) fn client_table(clients: &[ClientRow]) -> String {

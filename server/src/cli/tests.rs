@@ -156,6 +156,7 @@ fn status_reads_well() {
         parked: crate::control::Waiting { sessions: 2, flows: 9 },
         evicted: 1,
         restored: 7,
+        unkept: 3,
         outlives: true,
         dials: crate::control::Dials { connected: 100, failed: 2, denied: 1, limited: 0 },
         tx_bytes: 1_500_000,
@@ -168,7 +169,7 @@ Gateway    running (version 0.1.0), for 2h 03m
 Listens    [::]:443 (UDP); clients use gw.example.org:443
 Key        k
 Clients    1 connected of 3
-Flows      12 open, which outlive this process; 7 came from one before
+Flows      12 open, which outlive this process, but for 3 since its start; 7 came from one before
 Dials      100 connected, 2 failed, 1 denied, 0 over a limit
 Waiting    2 sessions with 9 flows; 1 given up for newer ones
 Traffic    1.5 MB to clients, 20 B from clients"

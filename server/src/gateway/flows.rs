@@ -99,7 +99,9 @@ impl Gateway {
         self.dials.push_back((now + self.limits.dial_timeout, number));
         let mut dialled = Flow::new(connection, pipe, destination, socket);
         if let Err(error) = Self::shelve(&mut self.keep, session, &mut dialled) {
-            warn!(%error, "A connection will end with this process");
+            // Counted, not told: where there is no room, every dial would say so.
+            self.stats.unkept += 1;
+            debug!(%error, "A connection will end with this process");
         }
         if let (Some(keep), Some(place)) = (&mut self.keep, session.place) {
             keep.note_session(place, session.epoch, &session.seen);

@@ -100,7 +100,7 @@ const OPENED: u64 = 1;
 const ENDING: u64 = 2;
 
 /// Where the journal has a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Place(u32);
 
 /// See the [module](self).
