@@ -69,7 +69,8 @@ impl Gateway {
         let Some(session) = peer.session.as_mut() else {
             return Err((pipe, RefuseReason::Failed));
         };
-        if session.seen.contains(flow) {
+        // A dial may be overtaken by many others; what counts is that there is no such flow.
+        if session.flows.contains_key(&flow) {
             return Err((pipe, RefuseReason::Failed));
         }
         session.seen.insert(flow);
