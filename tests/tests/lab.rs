@@ -331,7 +331,7 @@ fn an_uplink_can_lack_a_family() -> Result<()> {
 fn routers_report_what_is_unreachable() -> Result<()> {
     let world = World::build(Layout::standard())?;
     for address in [IpAddr::from(UNREACHABLE_V4), UNREACHABLE_V6.into()] {
-        let attempt = move || TcpStream::connect_timeout(&SocketAddr::new(address, 80), ms(900));
+        let attempt = move || TcpStream::connect_timeout(&SocketAddr::new(address, 80), ms(10_000));
         let outcome = join(world.host("gateway").thread(attempt));
         let error = outcome.err().context("it is reachable")?;
         ensure!(error.kind() == ErrorKind::HostUnreachable, "{address}: {error:?}");
