@@ -104,6 +104,12 @@ impl std::fmt::Debug for Endpoint {
 /// end, or its network is gone.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// A timer this late means that the process stood still: what it did not live to see counts before
+/// what arrives. A packet would let a connection that is long dead go on, and the engine then makes
+/// up for every probe it has not sent, which takes it minutes after a night. Less is a busy owner,
+/// whose acknowledgements may have arrived in time.
+const OVERSLEPT: Duration = Duration::from_secs(10);
+
 impl Endpoint {
     /// An endpoint with this identity.
     ///
@@ -111,7 +117,7 @@ impl Endpoint {
     /// [`IdentityError`] when the key cannot be used.
     pub fn new(identity: &Identity, tuning: &Tuning) -> Result<Self, IdentityError> {
         let transport = Arc::new(transport::transport(tuning, &identity.role));
-        let config = Arc::new(transport::endpoint_config(identity));
+        let config = Arc::new(transport::endpoint_config(identity, tuning));
         let (client, server) = match identity.role {
             Role::Client { gateway } => {
                 (Some(transport::client_config(&identity.key, gateway, transport)?), None)
@@ -162,6 +168,9 @@ impl Endpoint {
         data: BytesMut,
         now: Instant,
     ) {
+        if self.timers.first().is_some_and(|(at, _)| now.duration_since(*at) >= OVERSLEPT) {
+            self.handle_timeout(now);
+        }
         let mut response = Vec::new();
         let ecn = ecn.and_then(EcnCodepoint::from_bits);
         let path = FourTuple::new(remote, local);

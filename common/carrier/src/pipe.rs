@@ -29,6 +29,16 @@ pub struct Pipe {
     /// The beginning of the peer's frame while it is incomplete.
     partial: BytesMut,
     blocked: bool,
+    /// How the peer's direction of the stream ended. The engine says it once and then forgets the
+    /// stream, which would look like a reset.
+    closed: Option<Closed>,
+}
+
+/// How the peer's direction of a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closed {
+    End,
+    Abandoned(StreamCode),
 }
 
 /// What [`Pipe::pull`] found.
@@ -69,6 +79,7 @@ impl Pipe {
             head: BytesMut::new(),
             partial: BytesMut::new(),
             blocked: false,
+            closed: None,
         }
     }
 
@@ -116,18 +127,34 @@ impl Pipe {
             if let Some(answer) = wire::decode_answer(&mut self.partial)? {
                 return Ok(Some(AnswerOrEnd::Answer(answer)));
             }
-            match endpoint.read(connection, self.stream, wire::MAX_FLOW_BODY) {
-                Read::Data(bytes) => self.partial.extend_from_slice(&bytes),
-                Read::Blocked => return Ok(None),
-                Read::End => return Ok(Some(AnswerOrEnd::End)),
-                Read::Reset(code) => {
-                    return Ok(Some(match StreamCode::from_code(code) {
-                        StreamCode::Superseded => return Ok(None),
-                        StreamCode::Reset => AnswerOrEnd::End,
-                    }));
+            match self.read(endpoint, connection, wire::MAX_FLOW_BODY) {
+                Ok(Some(bytes)) => self.partial.extend_from_slice(&bytes),
+                Ok(None) | Err(Closed::Abandoned(StreamCode::Superseded)) => return Ok(None),
+                Err(Closed::End | Closed::Abandoned(StreamCode::Reset)) => {
+                    return Ok(Some(AnswerOrEnd::End));
                 }
             }
         }
+    }
+
+    /// The next bytes of the stream, if any have arrived.
+    fn read(
+        &mut self,
+        endpoint: &mut Endpoint,
+        connection: Connection,
+        max: usize,
+    ) -> Result<Option<Bytes>, Closed> {
+        if let Some(closed) = self.closed {
+            return Err(closed);
+        }
+        let closed = match endpoint.read(connection, self.stream, max) {
+            Read::Data(bytes) => return Ok(Some(bytes)),
+            Read::Blocked => return Ok(None),
+            Read::End => Closed::End,
+            Read::Reset(code) => Closed::Abandoned(StreamCode::from_code(code)),
+        };
+        self.closed = Some(closed);
+        Err(closed)
     }
 
     /// The header of a stream a client opened, once it is complete. `partial` keeps what came so
@@ -179,6 +206,7 @@ impl Pipe {
         self.head.clear();
         self.partial.clear();
         self.blocked = false;
+        self.closed = None;
         Ok(())
     }
 
@@ -191,6 +219,7 @@ impl Pipe {
         let (taken, limit, fin_taken) = self.receiver.report();
         self.stream = stream;
         self.blocked = false;
+        self.closed = None;
         self.head.clear();
         self.partial.clear();
         let header = FlowHeader::Resume {
@@ -218,17 +247,13 @@ impl Pipe {
                 return Pulled::Data(bytes);
             }
             let want = if skip > 0 { skip } else { max };
-            match endpoint.read(connection, self.stream, want) {
-                Read::Data(bytes) if skip > 0 => self.receiver.skipped(bytes.len()),
-                Read::Data(bytes) => return Pulled::Data(bytes),
-                Read::Blocked => return Pulled::Blocked,
-                Read::End => return Pulled::End,
-                Read::Reset(code) => {
-                    return match StreamCode::from_code(code) {
-                        StreamCode::Reset => Pulled::Reset,
-                        StreamCode::Superseded => Pulled::Superseded,
-                    };
-                }
+            match self.read(endpoint, connection, want) {
+                Ok(Some(bytes)) if skip > 0 => self.receiver.skipped(bytes.len()),
+                Ok(Some(bytes)) => return Pulled::Data(bytes),
+                Ok(None) => return Pulled::Blocked,
+                Err(Closed::End) => return Pulled::End,
+                Err(Closed::Abandoned(StreamCode::Reset)) => return Pulled::Reset,
+                Err(Closed::Abandoned(StreamCode::Superseded)) => return Pulled::Superseded,
             }
         }
     }
@@ -242,14 +267,8 @@ impl Pipe {
         endpoint: &mut Endpoint,
         connection: Connection,
     ) -> Result<(), StreamEnd> {
-        while !self.head.is_empty() {
-            let chunk = self.head.clone().freeze();
-            let count = endpoint.write(connection, self.stream, chunk)?;
-            if count == 0 {
-                self.blocked = true;
-                return Ok(());
-            }
-            let _written = self.head.split_to(count);
+        if !self.announce(endpoint, connection)? {
+            return Ok(());
         }
         while let Some(chunk) = self.sender.unsent() {
             let length = chunk.len();
@@ -266,6 +285,28 @@ impl Pipe {
             self.sender.end_sent();
         }
         Ok(())
+    }
+
+    /// Hands the stream the frames before the bytes of the flow, and nothing else: for a flow that is
+    /// resumed only to be reset, as a stream that has ended cannot be. Tells whether it took them.
+    ///
+    /// # Errors
+    /// [`StreamEnd`] when the stream takes nothing any more.
+    pub fn announce(
+        &mut self,
+        endpoint: &mut Endpoint,
+        connection: Connection,
+    ) -> Result<bool, StreamEnd> {
+        while !self.head.is_empty() {
+            let chunk = self.head.clone().freeze();
+            let count = endpoint.write(connection, self.stream, chunk)?;
+            if count == 0 {
+                self.blocked = true;
+                return Ok(false);
+            }
+            let _written = self.head.split_to(count);
+        }
+        Ok(true)
     }
 
     /// Whether the stream refused bytes at the last [`push`](Self::push).

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use noq_proto::congestion::Bbr3Config;
+use noq_proto::congestion::{Bbr3Config, ControllerFactory, CubicConfig};
 use noq_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use noq_proto::{
     AckFrequencyConfig, ClientConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig,
@@ -65,6 +65,10 @@ pub struct Tuning {
     /// Handshakes under way before newcomers must first prove their address (RFC 9000 §8.1.2); one
     /// costs about 70 KiB.
     pub half_open: usize,
+    /// What the engine draws its own choices from, for runs that can be repeated; they use CUBIC, as
+    /// BBR3 cannot be told. Guessable choices weaken the engine: `None`, which asks the system, is
+    /// for everything else.
+    pub seed: Option<[u8; 32]>,
 }
 
 impl Default for Tuning {
@@ -77,6 +81,7 @@ impl Default for Tuning {
             mtu_limit: 1452,
             segments: 32,
             half_open: 1000,
+            seed: None,
         }
     }
 }
@@ -112,7 +117,7 @@ pub(crate) fn transport(tuning: &Tuning, role: &Role) -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .ack_frequency_config(Some(acknowledgements()))
         .congestion_controller_factory(Arc::new(ObservedFactory {
-            inner: Arc::new(Bbr3Config::default()),
+            inner: congestion(tuning),
             initial_rtt: tuning.initial_rtt,
         }));
     match role {
@@ -126,6 +131,13 @@ pub(crate) fn transport(tuning: &Tuning, role: &Role) -> TransportConfig {
         }
     }
     transport
+}
+
+fn congestion(tuning: &Tuning) -> Arc<dyn ControllerFactory + Send + Sync> {
+    match tuning.seed {
+        None => Arc::new(Bbr3Config::default()),
+        Some(_) => Arc::new(CubicConfig::default()),
+    }
 }
 
 /// How the peer is asked to acknowledge (draft-ietf-quic-ack-frequency). A lone packet within 5 ms,
@@ -163,8 +175,9 @@ pub(crate) fn server_config(
     Ok(config)
 }
 
-pub(crate) fn endpoint_config(identity: &Identity) -> EndpointConfig {
+pub(crate) fn endpoint_config(identity: &Identity, tuning: &Tuning) -> EndpointConfig {
     let mut config = EndpointConfig::new(reset_key(identity));
+    config.rng_seed(tuning.seed);
     // A restarted gateway answers the first packet of every old connection with a stateless
     // reset; at the engine's 20 ms a thousand clients would wait for seconds.
     config.min_reset_interval(Duration::from_micros(100));
