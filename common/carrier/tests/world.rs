@@ -53,8 +53,8 @@ const GATEWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 
 /// Runs of a usual test: about half a minute.
 const SEEDS: u64 = 300;
 
-/// Runs that failed once.
-const FOUND: [u64; 0] = [];
+/// Runs that failed once: a superseded stream that was read twice, a stream that was left behind.
+const FOUND: [u64; 2] = [1, 114];
 
 /// Where every clock starts: anywhere, as nothing but differences count.
 fn start() -> Instant {

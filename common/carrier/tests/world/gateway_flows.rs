@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use whimbrel_carrier::{Connection, Path, Pipe, Read, Stream};
+use whimbrel_carrier::{Connection, Path, Pipe, Read, Stream, StreamEnd};
 use whimbrel_common::wire::{DETACH, FlowAnswer, FlowHeader, StreamCode, WireFlow};
 
 use super::{Gateway, Use};
@@ -110,8 +110,9 @@ impl Gateway {
     /// The answer is all there is to say on this stream; what comes is thrown away.
     fn say_last(&mut self, connection: Connection, mut pipe: Pipe) {
         pipe.sender.finish();
-        // A stream that is gone already needs no answer.
-        let _ = pipe.push(&mut self.endpoint, connection);
+        if let Err(StreamEnd::Stopped(_)) = pipe.push(&mut self.endpoint, connection) {
+            Pipe::supersede(&mut self.endpoint, connection, pipe.stream());
+        }
         if let Some(peer) = self.peers.get_mut(&connection) {
             peer.streams.insert(pipe.stream(), Use::Answered);
             self.drain(connection, pipe.stream());
@@ -184,7 +185,9 @@ impl Gateway {
         match end {
             End::Complete => {
                 // After a resume that had nothing left to say, its answer is all there is.
-                let _ = self.endpoint.finish(client, stream);
+                if let Err(StreamEnd::Stopped(_)) = self.endpoint.finish(client, stream) {
+                    Pipe::supersede(&mut self.endpoint, client, stream);
+                }
                 peer.streams.insert(stream, Use::Answered);
                 self.drain(client, stream);
             }

@@ -149,11 +149,7 @@ impl Stage {
                 let port = u16::try_from(self.chance.within(1024, 65_535)).expect("a port");
                 self.address.set_port(port);
             }
-            Act::Replay => {
-                let chance = &mut self.chance;
-                let share = chance.within(100, 1000);
-                self.client.replay(|| chance.per_mille(share));
-            }
+            Act::Replay => self.replay(),
             Act::Leave => {
                 let at_once = self.chance.per_mille(500);
                 self.client.leave(at_once, self.now + self.client_clock.ahead);
@@ -178,6 +174,17 @@ impl Stage {
                 clock.ahead += span;
             }
             Act::Steal => self.steal(),
+        }
+    }
+
+    /// Flows are moved, and moved again before the gateway has heard of it.
+    fn replay(&mut self) {
+        for _ in 0..self.chance.within(1, 3) {
+            let chance = &mut self.chance;
+            let share = chance.within(100, 1000);
+            self.client.replay(|| chance.per_mille(share));
+            let gap = self.chance.spread(20);
+            self.run(Duration::from_millis(gap), |_| false);
         }
     }
 
