@@ -417,8 +417,10 @@ impl Client {
 
     fn end(&mut self, flow: FlowId, end: &End, now: Instant) {
         let connection = self.tunnel.connection();
-        let detached = self.ferries.get_mut(&flow).filter(|ferry| ferry.is_detached());
-        if let (End::ByApplication, Some(ferry)) = (end, detached) {
+        let unheard = |ferry: &&mut Ferry| ferry.is_detached() || ferry.is_resuming();
+        let unheard =
+            self.ferries.get_mut(&flow).filter(unheard).filter(|ferry| !ferry.is_doomed());
+        if let (End::ByApplication, Some(ferry)) = (end, unheard) {
             ferry.doom();
             return;
         }

@@ -207,6 +207,13 @@ impl Ferry {
         self.detached = self.pipe.is_some();
     }
 
+    /// Whether the gateway has not answered yet where it goes on. A reset could overtake the
+    /// question, and the gateway would keep the flow.
+    pub(crate) fn is_resuming(&self) -> bool {
+        let unanswered = |pipe: &Pipe| pipe.epoch() > pipe.answered();
+        self.phase == Phase::Open && self.pipe.as_ref().is_some_and(unanswered)
+    }
+
     /// Whether the flow belongs to a connection that is gone.
     pub(crate) fn is_detached(&self) -> bool {
         self.detached
@@ -215,6 +222,11 @@ impl Ferry {
     /// The gateway is told that the application reset the flow as soon as it can be.
     pub(crate) fn doom(&mut self) {
         self.doomed = true;
+    }
+
+    /// Whether the application reset it, which the gateway may not know yet.
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.doomed
     }
 
     /// Goes on over a new connection of the same session, if it has a stream to give. Whether it
@@ -293,7 +305,14 @@ impl Ferry {
         if self.phase == Phase::Dialling || pipe.epoch() > pipe.answered() {
             match pipe.read_answer(endpoint, connection).map_err(End::Wire)? {
                 None => {}
-                Some(answer) => self.take_answer(engine, answer, now)?,
+                Some(answer) => {
+                    let stream = pipe.stream();
+                    self.take_answer(engine, answer, now)?;
+                    if self.pipe.is_none() {
+                        // It dials again, on another stream.
+                        Pipe::supersede(endpoint, connection, stream);
+                    }
+                }
             }
         }
         if self.doomed && self.pipe.as_ref().is_some_and(|pipe| pipe.epoch() == pipe.answered()) {
@@ -470,10 +489,19 @@ impl Ferry {
             End::ByGateway | End::Violation(_) | End::Wire(_) => engine.abort(self.flow),
             End::ByApplication => {}
         }
-        let reset = matches!(end, End::ByApplication | End::Violation(_) | End::Wire(_));
-        let told = self.pipe.as_ref().filter(|_| !self.detached);
-        if let (true, Some(pipe), Some(connection)) = (reset, told, connection) {
-            pipe.reset(endpoint, connection);
+        let (Some(pipe), Some(connection)) = (&self.pipe, connection) else { return };
+        if self.detached {
+            return;
+        }
+        // A stream that nobody ends counts against those that may be open for as long as the
+        // connection lasts.
+        match end {
+            End::Complete | End::Refused(_) => {
+                Pipe::supersede(endpoint, connection, pipe.stream());
+            }
+            End::ByGateway | End::ByApplication | End::Violation(_) | End::Wire(_) => {
+                pipe.reset(endpoint, connection);
+            }
         }
     }
 }

@@ -168,10 +168,7 @@ impl Flow {
     }
 
     fn refuse(&mut self, reason: RefuseReason, endpoint: &mut Endpoint) -> Turn {
-        self.pipe.answer(&FlowAnswer::Refused { reason });
-        self.pipe.sender.finish();
-        // A stream that is gone already needs no answer.
-        let _ = self.pipe.push(endpoint, self.client);
+        self.pipe.part(&FlowAnswer::Refused { reason }, endpoint, self.client);
         Turn::Over(End::Refused(reason))
     }
 

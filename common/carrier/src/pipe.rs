@@ -114,6 +114,15 @@ impl Pipe {
         wire::encode_answer(answer, &mut self.head);
     }
 
+    /// Says this as the last word of a flow that is over, and hears no more of it.
+    pub fn part(&mut self, answer: &FlowAnswer, endpoint: &mut Endpoint, connection: Connection) {
+        self.answer(answer);
+        self.sender.finish();
+        // A stream that is gone already needs no answer.
+        let _gone = self.push(endpoint, connection);
+        endpoint.stop(connection, self.stream, StreamCode::Superseded.code());
+    }
+
     /// The answer of the gateway, once it is complete.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use whimbrel_carrier::{Connection, Lost};
 use whimbrel_common::identity::{ClientName, PublicKey};
 use whimbrel_common::wire::{Control, DETACH, Denial, SessionId};
 use whimbrel_gateway_core::clients::Options;
+use whimbrel_gateway_core::seen::Seen;
 
 use crate::flow::{End, Flow};
 use crate::keep::{Keep, KeptSession};
@@ -125,7 +126,8 @@ impl Gateway {
         let Some(session) = self.peers.remove(&connection).and_then(|peer| peer.session) else {
             return;
         };
-        if session.flows.is_empty() {
+        // A client that had flows may not have heard the last of them.
+        if session.flows.is_empty() && session.seen == Seen::default() {
             self.finish(session, &reason);
             return;
         }
@@ -218,6 +220,10 @@ impl Gateway {
         let mut session = Session::new(kept.id, kept.key, name, kept.epoch);
         session.place = Some(kept.place);
         session.seen = kept.seen;
+        if let Some(keep) = &mut self.keep {
+            // What was never dialled is not used any more.
+            keep.note_session(kept.place, kept.epoch, &session.seen);
+        }
         self.usage.welcome(kept.key, options, now);
         for kept in kept.flows {
             let (wire, number) = (kept.flow, self.next_flow);

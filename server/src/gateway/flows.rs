@@ -39,9 +39,7 @@ impl Gateway {
                 pipe.accept_rest(rest);
                 let dialled = self.dial(connection, flow, destination, pipe, now);
                 if let Err((mut pipe, reason)) = dialled {
-                    pipe.answer(&FlowAnswer::Refused { reason });
-                    pipe.sender.finish();
-                    let _ = pipe.push(&mut self.endpoint, connection);
+                    pipe.part(&FlowAnswer::Refused { reason }, &mut self.endpoint, connection);
                     if let Some(peer) = self.peers.get_mut(&connection) {
                         peer.streams.remove(&stream);
                     }
@@ -134,9 +132,7 @@ impl Gateway {
             let seen = session.seen.contains(resume.flow);
             let answer = if seen { FlowAnswer::Gone } else { FlowAnswer::NeverSeen };
             let mut pipe = Pipe::accept(resume.flow, stream, 0);
-            pipe.answer(&answer);
-            pipe.sender.finish();
-            let _ = pipe.push(&mut self.endpoint, connection);
+            pipe.part(&answer, &mut self.endpoint, connection);
             peer.streams.remove(&stream);
             return;
         };
@@ -262,7 +258,11 @@ impl Gateway {
         debug!(flow = flow.pipe.flow.0, destination = %flow.destination, ?end, "Flow over");
         self.settle(number, &flow);
         match end {
-            End::Complete => {}
+            End::Complete if flow.parked => {}
+            // Everything was taken; a stream that is not ended would count as open for ever.
+            End::Complete => {
+                Pipe::supersede(&mut self.endpoint, flow.client, flow.pipe.stream());
+            }
             End::Refused(_) => self.stats.failed += 1,
             End::ByDestination | End::ByClient | End::Violation(_) if flow.parked => {}
             End::ByDestination | End::ByClient | End::Violation(_) => {

@@ -57,6 +57,11 @@ pub(super) fn progress(socket: &OwnedFd, ending: bool) -> Result<Progress, &'sta
     for _ in 0..READINGS {
         let counters = Counters::read(socket).map_err(|_| "its socket cannot be read")?;
         if before.replace(counters) == Some(counters) {
+            let closed = counters.state == state::CLOSE && ending;
+            // A reset closes it too. Elsewhere the option tells of passing trouble as well.
+            if closed && rustix::net::sockopt::socket_error(socket) != Ok(Ok(())) {
+                return Err("the destination reset it");
+            }
             return counters.progress(ending);
         }
     }

@@ -300,3 +300,37 @@ fn one_short(to: SocketAddr, worker: u64, round: u64) -> Result<()> {
     }
     expect_end(&mut stream)
 }
+
+/// More than the streams a client may have open at once in [`streams_come_back_however_they_end`].
+const MANY_ENDS: usize = 60;
+
+pub(crate) fn streams_come_back_however_they_end() -> Result<()> {
+    let few = |table: &mut toml::Table| put(table, "limits", "flows_per_client", 20);
+    let mut stage = Stage::raise_with(Layout::standard(), few, |_| {})?;
+    let session = stage.session()?;
+    let closed = SocketAddr::new(ORIGIN[0], 9);
+    for number in 0..MANY_ENDS {
+        let refused = connect(&stage.world, closed).err().context("nobody listens there")?;
+        ensure!(refused.kind() == ErrorKind::ConnectionRefused, "{number}: {refused}");
+    }
+    for number in 0..MANY_ENDS {
+        let mut pair = stage.pair(ORIGIN[0]).with_context(|| format!("{number} of the server"))?;
+        reset(pair.server)?;
+        expect_reset(&mut pair.app)?;
+    }
+    for number in 0..MANY_ENDS {
+        let mut pair = stage.pair(ORIGIN[0]).with_context(|| format!("{number} of the app"))?;
+        reset(pair.app)?;
+        expect_reset(&mut pair.server)?;
+    }
+    for number in 0..MANY_ENDS {
+        let mut pair = stage.pair(ORIGIN[0]).with_context(|| format!("{number} in good order"))?;
+        pair.converse()?;
+        pair.app.shutdown(Shutdown::Write)?;
+        expect_end(&mut pair.server)?;
+        pair.server.shutdown(Shutdown::Write)?;
+        expect_end(&mut pair.app)?;
+    }
+    ensure!(stage.session()? == session, "the connection to the gateway was lost");
+    stage.quiet()
+}

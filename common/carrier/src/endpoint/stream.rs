@@ -118,4 +118,12 @@ impl Endpoint {
             let _ = slot.connection.recv_stream(stream.id()).stop(varint(code));
         }
     }
+
+    /// Wants nothing more from the peer's half of a stream; what was said on ours still goes out.
+    pub fn stop(&mut self, connection: Connection, stream: Stream, code: u64) {
+        if let Some(slot) = self.slot(connection) {
+            // It may have ended already, which is what was asked for.
+            let _ = slot.connection.recv_stream(stream.id()).stop(varint(code));
+        }
+    }
 }
