@@ -54,31 +54,33 @@ impl Dialler {
     }
 
     /// Starts connecting; the outcome is a [`Ready`] that can write.
-    pub(crate) fn dial(&self, flow: u64, destination: SocketAddr) -> io::Result<Destination> {
-        let domain = Domain::for_address(destination);
-        let socket =
-            Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
-        socket.set_tcp_nodelay(true)?;
-        let (idle, interval, retries) = KEEP_ALIVE;
-        let keep_alive =
-            TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);
-        socket.set_tcp_keepalive(&keep_alive)?;
-        match socket.connect(&destination.into()) {
+    pub(crate) fn dial(
+        &self,
+        flow: u64,
+        socket: &Destination,
+        destination: SocketAddr,
+    ) -> io::Result<()> {
+        match SockRef::from(&socket.socket).connect(&destination.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
             Err(error) => return Err(error),
         }
-        self.adopt(flow, socket.into())
+        self.watch(flow, &socket.socket)
     }
 
-    /// Watches a socket that exists.
+    /// Takes over a socket that was dialled by another process.
     pub(crate) fn adopt(&self, flow: u64, socket: TcpStream) -> io::Result<Destination> {
+        self.watch(flow, &socket)?;
+        Ok(Destination { socket, pending: VecDeque::new() })
+    }
+
+    fn watch(&self, flow: u64, socket: &TcpStream) -> io::Result<()> {
         let wanted = epoll::EventFlags::IN
             | epoll::EventFlags::OUT
             | epoll::EventFlags::RDHUP
             | epoll::EventFlags::ET;
-        epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(flow), wanted)?;
-        Ok(Destination { socket, pending: VecDeque::new() })
+        epoll::add(&self.epoll, socket, epoll::EventData::new_u64(flow), wanted)?;
+        Ok(())
     }
 
     /// Takes the news the kernel has, without waiting.
@@ -120,6 +122,19 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
+    /// A socket for this destination that is not connected to it yet.
+    pub(crate) fn unconnected(destination: SocketAddr) -> io::Result<Self> {
+        let domain = Domain::for_address(destination);
+        let socket =
+            Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        let (idle, interval, retries) = KEEP_ALIVE;
+        let keep_alive =
+            TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);
+        socket.set_tcp_keepalive(&keep_alive)?;
+        Ok(Self { socket: socket.into(), pending: VecDeque::new() })
+    }
+
     /// The outcome of the dial, once it is ready to write.
     pub(crate) fn outcome(&self) -> Result<(), RefuseReason> {
         match self.socket.take_error() {

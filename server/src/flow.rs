@@ -10,7 +10,7 @@ use whimbrel_carrier::{Connection, Endpoint, Pipe, Pulled, StreamEnd};
 use whimbrel_common::session::{INITIAL_WINDOW, Receiver, Sender, Violation};
 use whimbrel_common::wire::{FlowAnswer, RefuseReason, StreamCode};
 
-use crate::dial::{Destination, Ready};
+use crate::dial::{Destination, Dialler, Ready};
 use crate::keep::{KeptFlow, Shelf};
 
 /// Bytes moved in one direction before other flows get their turn: a quarter of a millisecond at
@@ -347,6 +347,16 @@ impl Flow {
             End::ByDestination => {}
         }
         self.shelf
+    }
+
+    /// Starts connecting.
+    pub(crate) fn dial(&self, number: u64, dialler: &Dialler) -> io::Result<()> {
+        dialler.dial(number, &self.socket, self.destination)
+    }
+
+    /// What is left of a flow that could not be dialled.
+    pub(crate) fn abandon(self) -> (Pipe, Option<Shelf>) {
+        (self.pipe, self.shelf)
     }
 
     /// The flow goes on in this place if the process ends.

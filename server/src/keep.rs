@@ -110,12 +110,13 @@ impl Keep {
                 continue;
             };
             let Some(socket) = sockets.remove(&record.shelf.ticket()) else {
-                // Nothing can have been said on a socket that was not parked yet: the client may
-                // dial again.
+                // A socket that was not parked yet was not connected either: the client may dial
+                // again.
                 session.seen.remove(record.flow);
                 self.journal.remove(record.shelf);
                 continue;
             };
+            let (number, opened) = (record.flow, record.opened);
             match kept_flow(record, socket) {
                 Ok(flow) => {
                     session.flows.push(flow);
@@ -123,6 +124,9 @@ impl Keep {
                 }
                 Err((shelf, reason)) => {
                     debug!(reason, "A flow cannot be restored");
+                    if !opened {
+                        session.seen.remove(number);
+                    }
                     self.journal.remove(shelf);
                     lost += 1;
                 }

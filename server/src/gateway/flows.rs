@@ -11,7 +11,7 @@ use whimbrel_common::path::Input;
 use whimbrel_common::session::share;
 use whimbrel_common::wire::{Denial, FlowAnswer, FlowHeader, RefuseReason, StreamCode, WireFlow};
 
-use crate::dial::refusal;
+use crate::dial::{Destination, refusal};
 use crate::flow::{End, Flow, Terms, Turn};
 use crate::keep::Keep;
 use crate::peer::Use;
@@ -84,7 +84,7 @@ impl Gateway {
         }
         let number = self.next_flow;
         self.next_flow += 1;
-        let socket = match self.dialler.dial(number, destination) {
+        let socket = match Destination::unconnected(destination) {
             Ok(socket) => socket,
             Err(error) => {
                 self.usage.close(&peer.key);
@@ -93,10 +93,8 @@ impl Gateway {
                 return Err((pipe, refusal(&error)));
             }
         };
-        session.flows.insert(flow, number);
-        peer.streams.insert(pipe.stream(), Use::Flow(number));
-        self.dials.push_back((now + self.limits.dial_timeout, number));
         let mut dialled = Flow::new(connection, pipe, destination, socket);
+        // Before it connects: a destination must not see a connection that nobody goes on with.
         if let Err(error) = Self::shelve(&mut self.keep, session, &mut dialled) {
             // Counted, not told: where there is no room, every dial would say so.
             self.stats.unkept += 1;
@@ -105,6 +103,19 @@ impl Gateway {
         if let (Some(keep), Some(place)) = (&mut self.keep, session.place) {
             keep.note_session(place, session.epoch, &session.seen);
         }
+        if let Err(error) = dialled.dial(number, &self.dialler) {
+            self.usage.close(&peer.key);
+            self.stats.failed += 1;
+            debug!(%destination, %error, "Cannot dial");
+            let (pipe, shelf) = dialled.abandon();
+            if let (Some(keep), Some(shelf)) = (&mut self.keep, shelf) {
+                keep.close_flow(shelf);
+            }
+            return Err((pipe, refusal(&error)));
+        }
+        session.flows.insert(flow, number);
+        peer.streams.insert(dialled.pipe.stream(), Use::Flow(number));
+        self.dials.push_back((now + self.limits.dial_timeout, number));
         self.flows.insert(number, dialled);
         Ok(())
     }
