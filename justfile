@@ -15,3 +15,17 @@ systemd:
 
 demo:
     cargo run --release --bin whimbrel-demo
+
+# Ten thousand sudden deaths of the gateway, with traffic in both directions: a quarter of an hour.
+kills:
+    WHIMBREL_KILLS=10000 WHIMBREL_PATIENCE=7200 \
+        cargo test --release -p whimbrel-tests --test restarts -- kills_at_random --show-output
+
+# Ten thousand seeds of the world in which sessions are resumed.
+worlds:
+    WHIMBREL_SEEDS=10000 cargo test --release -p whimbrel-carrier --test world
+
+# An hour of networks that come and go.
+roam:
+    WHIMBREL_SOAK=3600 WHIMBREL_PATIENCE=7200 \
+        cargo test --release -p whimbrel-tests --test moves -- at_random --show-output
