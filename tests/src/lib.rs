@@ -3,6 +3,7 @@
 //! dead, translated or hostile on demand.
 
 pub mod daemon;
+pub mod dice;
 pub mod internet;
 pub mod lab;
 pub mod manager;

@@ -2,7 +2,7 @@
 //! that entering namespaces, panics and leftovers stay apart; its options are those of the
 //! standard harness that matter here.
 
-use crate::{lab, role};
+use crate::{dice, lab, role};
 use std::io::{Read, Seek, Write};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -18,8 +18,7 @@ const ONE: &str = "__test";
 const PATIENCE: Duration = Duration::from_secs(300);
 
 fn patience() -> Duration {
-    let given = std::env::var("WHIMBREL_PATIENCE").ok();
-    given.and_then(|text| text.parse().ok()).map_or(PATIENCE, Duration::from_secs)
+    dice::number("WHIMBREL_PATIENCE").map_or(PATIENCE, Duration::from_secs)
 }
 
 /// Names a test with its own function.

@@ -1,7 +1,8 @@
 //! Networks that come and go at random.
 
 use anyhow::{Context, Result};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+use whimbrel_tests::dice::{self, Dice};
 use whimbrel_tests::internet::Direction;
 use whimbrel_tests::lab::{BOTH, ORIGIN_V4};
 use whimbrel_tests::traffic::Moment;
@@ -18,28 +19,13 @@ const TIME: Duration = Duration::from_secs(20);
 /// How long one good link is enough for everything to move again on a busy machine.
 const RECOVERY: Duration = Duration::from_secs(4);
 
-/// An order of events that can be had again.
-struct Dice(u64);
-
-impl Dice {
-    fn throw(&mut self, sides: u64) -> u64 {
-        // Steele, Lea and Flood's SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    }
-}
-
 pub(crate) fn networks_may_come_and_go_at_random() -> Result<()> {
-    let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seed = number("WHIMBREL_SEED").unwrap_or_else(|| u64::from(clock.subsec_micros()));
-    let time = number("WHIMBREL_SOAK").map_or(TIME, Duration::from_secs);
+    let seed = dice::seed();
+    let time = dice::number("WHIMBREL_SOAK").map_or(TIME, Duration::from_secs);
     tell(&format!("seed {seed}, {time:?}"));
     let mut stage = Stage::raise()?;
     let mut ride = Ride::begin(&stage.world, ORIGIN_V4)?;
-    let (mut dice, begin, mut rounds) = (Dice(seed), Moment::now(), 0);
+    let (mut dice, begin, mut rounds) = (Dice::new(seed), Moment::now(), 0);
     while Moment::now().since(begin) < time {
         let mut story = Vec::new();
         for _ in 0..=dice.throw(4) {

@@ -9,7 +9,8 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
+use whimbrel_tests::dice::{self, Dice};
 
 /// Bytes of a direction that is carried across several ends of the process.
 const BULK: u64 = 24 << 20;
@@ -196,35 +197,26 @@ pub(crate) fn many_connections_outlive_the_gateway() -> Result<()> {
 }
 
 pub(crate) fn kills_at_random_moments_lose_no_byte() -> Result<()> {
-    let number = |name| std::env::var(name).ok().and_then(|value| value.parse().ok());
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seed: u64 = number("WHIMBREL_SEED").unwrap_or_else(|| clock.subsec_micros().into());
-    let kills = number("WHIMBREL_KILLS").unwrap_or(KILLS);
+    let seed = dice::seed();
+    let kills = dice::number("WHIMBREL_KILLS").unwrap_or(KILLS);
     tell!("seed {seed}, {kills} kills");
-    let mut dice = seed;
-    let mut throw = move |sides: u64| {
-        // Steele, Lea and Flood's SplitMix64.
-        dice = dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (dice ^ (dice >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    };
+    let mut dice = Dice::new(seed);
     let mut stage = Stage::raise_kept()?;
     let (mut bytes, mut connections, mut number) = (0, 0, 0);
     let mut traffic = Vec::new();
     for kill in 0..kills {
         while traffic.len() < 4 {
-            let pair = stage.pair(ORIGIN[usize::from(throw(2) == 0)])?;
+            let pair = stage.pair(ORIGIN[usize::from(dice.throw(2) == 0)])?;
             traffic.push(Traffic::begin(&pair, number, PACE)?);
             number += 2;
         }
         // Some of them end about when the gateway does.
-        if throw(3) == 0 {
-            let one = traffic.swap_remove(usize::try_from(throw(4))?);
+        if dice.throw(3) == 0 {
+            let one = traffic.swap_remove(usize::try_from(dice.throw(4))?);
             one.stop.store(true, Ordering::Relaxed);
             traffic.insert(0, one);
         }
-        std::thread::sleep(Duration::from_micros(throw(60_000)));
+        std::thread::sleep(Duration::from_micros(dice.throw(60_000)));
         stage.gateway.kill().context(format!("kill {kill}"))?;
         let (over, going): (Vec<Traffic>, Vec<Traffic>) =
             traffic.into_iter().partition(|one| one.stop.load(Ordering::Relaxed));
