@@ -7,8 +7,10 @@
 //!
 //! It also lets probes pass a full congestion window. After an outage everything in flight is lost,
 //! but the engine learns that only when something newer is acknowledged, and left alone it would
-//! ask at the pace of its backed-off timer. And it lets a spare path that is to carry start afresh:
-//! what its controller learnt from a ping every 20 s is that it is slow.
+//! ask at the pace of its backed-off timer. It lets a spare path that is to carry start afresh:
+//! what its controller learnt from a ping every 20 s is that it is slow. And for the same reason
+//! little data is not paced: keystrokes and short connections teach a controller a rate at which
+//! the next one waits longer than a round trip.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -66,6 +68,13 @@ impl ControllerFactory for ObservedFactory {
         })
     }
 }
+
+/// What may leave in one burst, in packets of the path's MTU: RFC 9002 §7.7 asks for pacing only
+/// beyond an initial window of ten (§7.2).
+const BURST_PACKETS: u64 = 10;
+
+/// The engine's pacer lets a burst of 10 ms of its rate pass, so at this rate a whole one passes.
+const BURSTS_PER_SECOND: u32 = 100;
 
 /// Bytes a probe may need beyond the window: itself, and one more packet.
 const PROBE_ROOM: u64 = 2 * 1500;
@@ -237,7 +246,13 @@ impl Controller for Observed {
     }
 
     fn metrics(&self) -> ControllerMetrics {
-        self.inner.metrics()
+        let mut metrics = self.inner.metrics();
+        let burst = BURST_PACKETS * u64::from(self.mtu);
+        if self.in_flight < burst {
+            let unhindered = burst * u64::from(BURSTS_PER_SECOND);
+            metrics.pacing_rate = metrics.pacing_rate.map(|rate| rate.max(unhindered));
+        }
+        metrics
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {

@@ -189,6 +189,36 @@ fn ends_learn_each_others_keys() {
 }
 
 #[test]
+fn short_message_takes_a_round_trip_however_many_went_before() {
+    let (mut pair, at_client, at_gateway) = Pair::connected();
+    let stream = pair.client.open(at_client).expect("the gateway grants streams");
+    let message = Bytes::from_static(&[1; 60]);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..300 {
+        // Others shortly before: a request seldom comes alone.
+        for _ in 0..3 {
+            pair.client.write(at_client, stream, message.clone()).unwrap();
+            pair.run(Duration::from_millis(2));
+        }
+        let began = pair.now;
+        pair.client.write(at_client, stream, message.clone()).unwrap();
+        let mut missing = 4 * message.len();
+        while missing > 0 {
+            pair.run(Duration::from_millis(1));
+            let heard = read_all(&mut pair.gateway, at_gateway, stream);
+            if !heard.is_empty() {
+                pair.gateway.write(at_gateway, stream, heard.into()).unwrap();
+            }
+            missing -= read_all(&mut pair.client, at_client, stream).len();
+            assert!(pair.now - began < Duration::from_secs(1), "{missing} bytes are missing");
+        }
+        slowest = slowest.max(pair.now - began);
+    }
+    // Each way ends on a step of the clock.
+    assert!(slowest <= 2 * ONE_WAY + Duration::from_millis(4), "the slowest took {slowest:?}");
+}
+
+#[test]
 fn client_refuses_a_gateway_with_another_key() {
     let mut pair = Pair::new(client(1, key(9).public()), gateway(2));
     pair.client.connect(GATEWAY, pair.now).unwrap();
