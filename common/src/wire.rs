@@ -110,12 +110,15 @@ pub enum Control {
         /// There are no others.
         last: bool,
     },
+    /// Client: it goes to sleep. The gateway parks the session at once, and says so by closing the
+    /// connection with [`DETACH`].
+    Park,
 }
 
 /// Flows named in one [`Control::Holding`] at most: half of what a frame may be long.
 pub const MOST_HOLDING: usize = 4096;
 
-/// The application error code of a connection that its client gives up while its session goes on.
+/// The application error code of a connection that ends while its session goes on.
 pub const DETACH: u64 = 64;
 
 /// Why a gateway does not admit a client.
@@ -349,6 +352,7 @@ mod kind {
     pub(super) const DENIED: u64 = 0x0a;
     pub(super) const TAKEN: u64 = 0x0c;
     pub(super) const HOLDING: u64 = 0x0e;
+    pub(super) const PARK: u64 = 0x11;
     pub(super) const OPEN: u64 = 0x20;
     pub(super) const RESUME: u64 = 0x22;
     pub(super) const OPENED: u64 = 0x24;
@@ -405,6 +409,7 @@ pub fn encode_control(frame: &Control, out: &mut BytesMut) {
             flows.iter().for_each(|flow| encode_varint(flow.0, &mut body));
             kind::HOLDING
         }
+        Control::Park => kind::PARK,
     };
     put_frame(kind, &body, out);
 }
@@ -455,6 +460,7 @@ fn control_body(kind: u64, body: BytesMut) -> Result<Control, WireError> {
         }
         kind::TAKEN => Control::Taken(fields.taken()?),
         kind::HOLDING => Control::Holding { last: fields.flag()?, flows: fields.flows()? },
+        kind::PARK => Control::Park,
         unknown => return Err(WireError::UnknownFrame(unknown)),
     };
     fields.finish().map(|()| frame)

@@ -356,8 +356,10 @@ impl Gateway {
             Control::Holding { flows, last } if peer.session.is_some() => {
                 self.holding(connection, &flows, last);
             }
+            Control::Park if peer.session.is_some() => self.park(connection, now),
             Control::Taken(_)
             | Control::Holding { .. }
+            | Control::Park
             | Control::Attached { .. }
             | Control::Enrolled { .. }
             | Control::Denied { .. } => self.deny(connection, Denial::Protocol, now),

@@ -1,8 +1,10 @@
 //! Decisions of the Whimbrel client. Pure: no IO, no clock.
 //!
-//! [`engine`] ends applications' TCP, [`plan`] says which rules and routes capture it.
+//! [`engine`] ends applications' TCP, [`plan`] says which rules and routes capture it, [`rest`] what
+//! is done when the machine sleeps.
 
 pub mod engine;
 pub mod offload;
 pub mod packet;
 pub mod plan;
+pub mod rest;

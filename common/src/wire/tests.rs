@@ -18,6 +18,7 @@ fn control_frames() -> Vec<Control> {
         ]),
         Control::Holding { flows: vec![WireFlow(1), WireFlow(70_000)], last: false },
         Control::Holding { flows: Vec::new(), last: true },
+        Control::Park,
     ]
 }
 
@@ -34,6 +35,13 @@ fn control_frames_come_back_as_they_went_even_byte_by_byte() {
     }
     assert_eq!(received, control_frames());
     assert!(input.is_empty());
+}
+
+#[test]
+fn an_older_gateway_skips_the_wish_to_be_parked() {
+    let mut bytes = BytesMut::new();
+    encode_control(&Control::Park, &mut bytes);
+    assert_eq!(&bytes[..], [0x11, 0], "an odd type, which is optional");
 }
 
 #[test]

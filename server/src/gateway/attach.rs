@@ -139,6 +139,13 @@ impl Gateway {
         }
     }
 
+    /// The client goes to sleep: its destinations are not read from here on, and the end of the
+    /// connection tells it so.
+    pub(super) fn park(&mut self, connection: Connection, now: Instant) {
+        self.endpoint.close(connection, DETACH, "parked", now);
+        self.lost(connection, &Lost::Failed("the client sleeps".to_owned()), now);
+    }
+
     /// Its flows have no stream until they are resumed.
     fn rest(&mut self, session: &Session) {
         for number in session.flows.values() {

@@ -82,6 +82,7 @@ fn frames() -> Seeds {
         Control::Enrolled { name: "laptop".into() },
         Control::Denied { reason: wire::Denial::Revoked },
         Control::Holding { flows: vec![WireFlow(1), WireFlow(300)], last: true },
+        Control::Park,
         Control::Taken(vec![Taken {
             flow: WireFlow(1),
             offset: 70_000,
