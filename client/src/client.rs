@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
-use whimbrel_carrier::{Pipe, Reports, Stream};
+use whimbrel_carrier::{Pipe, Reports, Stream, Tuning};
 use whimbrel_client_core::engine::{
     DeviceId, Engine, EngineConfig, FlowEvent, FlowId, PacketSink, Refusal,
 };
+use whimbrel_client_core::rest::{Input, Rest};
 use whimbrel_common::config::Offline;
 use whimbrel_common::path::Move;
 use whimbrel_common::session;
@@ -22,6 +23,10 @@ use crate::journal::Journal;
 use crate::report::{CaptureState, EventKind, FlowCounts, FlowReport};
 use crate::slab::Slab;
 use crate::tunnel::{News, Standing, Tunnel};
+
+mod nap;
+
+use nap::WokenUp;
 
 /// New connections wait this long for a session before `capture.offline` decides.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,6 +57,12 @@ pub(crate) struct Client {
     /// The session is attached, but no link has worked for a while.
     parked: bool,
     paused: Option<Pause>,
+    /// What is done when the machine sleeps.
+    rest: Rest,
+    may_sleep: bool,
+    /// Time slept that nobody was told of yet.
+    asleep: Duration,
+    woken_up: Option<WokenUp>,
 }
 
 /// New connections go direct on request.
@@ -88,6 +99,10 @@ impl Client {
             given_up: false,
             parked: false,
             paused: None,
+            rest: Rest::new(Tuning::default().idle_timeout),
+            may_sleep: false,
+            asleep: Duration::ZERO,
+            woken_up: None,
         }
     }
 
@@ -103,6 +118,7 @@ impl Client {
         while let Some(news) = self.tunnel.poll_news() {
             self.handle_news(news, now);
         }
+        self.advance_rest(now);
         self.note_parking(now);
         self.drain_engine(now);
         self.open_waiting(now);
@@ -128,6 +144,7 @@ impl Client {
             self.tunnel.poll_timeout(),
             self.reports.deadline(),
             self.journal.deadline(),
+            self.rest_deadline(),
             patience,
             hold,
             self.paused.and_then(|pause| pause.until),
@@ -281,6 +298,11 @@ impl Client {
         }
         if parked {
             self.detached_since = Some(now);
+        }
+        if self.rest.is_resting() {
+            return;
+        }
+        if parked {
             let held = self.ferries.len();
             let text = format!("no network reaches the gateway; {held} flows are held");
             self.journal.tell(EventKind::Parked, text);
@@ -298,6 +320,10 @@ impl Client {
         self.ferries.values_mut().for_each(Ferry::detach);
         self.streams.clear();
         self.reports = Reports::default();
+        if self.rest.is_resting() {
+            self.rest(Input::Parked, now);
+            return;
+        }
         let held = self.ferries.len();
         self.journal.tell(
             EventKind::Offline,

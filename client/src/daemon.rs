@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use bytes::BytesMut;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, error, info, warn};
 use whimbrel_carrier::Transmit;
 use whimbrel_carrier::udp::RECEIVE_BUFFER;
@@ -27,6 +27,7 @@ use crate::client::Client;
 use crate::control::{self, Events, Running, Target};
 use crate::host::HostError;
 use crate::link::{self, LinkEvent, LinkMonitor, Uplink};
+use crate::login::{self, Go};
 use crate::report::{CaptureState, EventKind, FlowReport, PathReport, SessionState, Status};
 use crate::resolver;
 use crate::tun::{LARGEST_PACKET, Tun, TunSink, VNET_HEADER};
@@ -85,6 +86,9 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let (links, link_events) = unbounded_channel();
     let literal = config.gateway.literal().into_iter().collect();
     let monitor = LinkMonitor::spawn(name, literal, links).context("cannot watch the links")?;
+    let (announcements, login_news) = unbounded_channel();
+    let (login, words) = unbounded_channel();
+    monitor.accompany(login::follow(announcements, words));
     let (resolved, resolutions) = unbounded_channel();
     let resolver = tokio::spawn(resolver::follow(config.gateway.clone(), resolved));
     let tunnel = Tunnel::new(key, config.gateway_key, config.paths.mark)?;
@@ -99,6 +103,8 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         pending: None,
         capture,
         monitor,
+        login,
+        waits: None,
         own_v6: None,
         uplinks: BTreeMap::new(),
         ready: false,
@@ -112,7 +118,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     };
     daemon.client.journal.tell(EventKind::Started, "the daemon runs");
     info!(gateway = %daemon.config.gateway, "Client runs");
-    let inbox = Inbox { link_events, resolutions, host_outcomes };
+    let inbox = Inbox { link_events, login_news, resolutions, host_outcomes };
     let outcome = daemon.run(control, inbox).await;
     resolver.abort();
     daemon.stop().await?;
@@ -122,6 +128,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
 /// What other threads and tasks tell the daemon.
 struct Inbox {
     link_events: UnboundedReceiver<LinkEvent>,
+    login_news: UnboundedReceiver<login::News>,
     resolutions: UnboundedReceiver<Result<Vec<SocketAddr>, String>>,
     host_outcomes: UnboundedReceiver<Result<(), HostError>>,
 }
@@ -136,6 +143,9 @@ struct Daemon {
     pending: Option<Transmit>,
     capture: Capture,
     monitor: LinkMonitor,
+    login: UnboundedSender<Go>,
+    /// The machine waits for this before it sleeps.
+    waits: Option<Go>,
     /// `None` until the links were read: capturing without them would take established IPv6
     /// connections for new ones.
     own_v6: Option<Vec<Ipv6Addr>>,
@@ -155,6 +165,7 @@ struct Daemon {
 enum Wake {
     Io,
     Link(LinkEvent),
+    Login(login::News),
     Resolved(Result<Vec<SocketAddr>, String>),
     Host(Result<(), HostError>),
     Request(Request, Responder),
@@ -169,6 +180,7 @@ impl Daemon {
             match self.wait(busy, &mut control, &mut inbox, &mut orders).await {
                 Wake::Io => {}
                 Wake::Link(event) => self.handle_link(event),
+                Wake::Login(news) => self.handle_login(news),
                 Wake::Resolved(outcome) => self.handle_resolution(outcome),
                 Wake::Host(Ok(())) => self.announce_ready(),
                 Wake::Host(Err(failure)) => self.handle_host_failure(failure),
@@ -189,6 +201,8 @@ impl Daemon {
         busy |= self.read_packets(now);
         busy |= self.client.advance(&mut self.sink, now);
         busy |= self.transmit(now);
+        // After the last datagram there is before the machine sleeps.
+        self.let_go();
         self.follow_plan();
         self.announce();
         self.watchdog.feed(now);
@@ -292,6 +306,7 @@ impl Daemon {
             biased;
             order = orders.next() => Wake::Order(order),
             Some(event) = inbox.link_events.recv() => Wake::Link(event),
+            Some(news) = inbox.login_news.recv() => Wake::Login(news),
             Some(outcome) = inbox.host_outcomes.recv() => Wake::Host(outcome),
             Some(outcome) = inbox.resolutions.recv() => Wake::Resolved(outcome),
             (request, responder) = control.next() => Wake::Request(request, responder),
@@ -322,11 +337,34 @@ impl Daemon {
             }
             LinkEvent::OwnAddresses(addresses) => self.own_v6 = Some(addresses),
             LinkEvent::Woke { asleep } => {
-                info!(?asleep, "Woke");
-                let text = format!("the machine slept for {} s", asleep.as_secs());
-                self.client.journal.tell(EventKind::Woke, text);
-                self.client.tunnel.woke(now);
+                info!(?asleep, "The machine slept");
+                self.client.slept(asleep, now);
             }
+        }
+    }
+
+    fn handle_login(&mut self, news: login::News) {
+        let now = Instant::now();
+        match news {
+            login::News::Sleep(go) => {
+                info!("The machine is about to sleep");
+                self.waits = Some(go);
+                self.client.sleep(now);
+            }
+            login::News::Awake => {
+                self.waits = None;
+                self.client.awake(now);
+            }
+        }
+    }
+
+    /// Lets the machine sleep that has waited long enough.
+    fn let_go(&mut self) {
+        if self.client.may_sleep()
+            && let Some(go) = self.waits.take()
+        {
+            // Nobody listens: nobody waits.
+            let _ended = self.login.send(go);
         }
     }
 

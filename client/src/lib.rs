@@ -13,6 +13,7 @@ mod ferry;
 pub mod host;
 mod journal;
 pub mod link;
+mod login;
 pub mod report;
 mod resolver;
 pub mod show;

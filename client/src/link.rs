@@ -128,6 +128,7 @@ impl fmt::Display for DownReason {
 #[derive(Debug)]
 pub struct LinkMonitor {
     gateway: Option<UnboundedSender<Vec<IpAddr>>>,
+    runtime: tokio::runtime::Handle,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -148,11 +149,17 @@ impl LinkMonitor {
             let _entered = runtime.enter();
             Sleep::watch()?
         };
+        let handle = runtime.handle().clone();
         let watch = Watch::new(tun, gateway, events);
         let thread = std::thread::Builder::new()
             .name("links".to_owned())
             .spawn(move || runtime.block_on(watch.run(orders, sleep)))?;
-        Ok(Self { gateway: Some(sender), thread: Some(thread) })
+        Ok(Self { gateway: Some(sender), runtime: handle, thread: Some(thread) })
+    }
+
+    /// Runs something else that waits a lot on the same thread, and ends it with the monitor.
+    pub(crate) fn accompany(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(work);
     }
 
     /// Replaces the gateway's addresses.

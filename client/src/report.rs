@@ -191,8 +191,10 @@ pub enum EventKind {
     Paused,
     /// New connections are captured again.
     Resumed,
-    /// The machine slept.
-    Woke,
+    /// The machine is about to sleep: the gateway holds what is open.
+    Sleep,
+    /// The machine slept and is awake again.
+    Wake,
 }
 
 macro_rules! named {
@@ -234,5 +236,6 @@ named!(EventKind {
     Moved => "moved",
     Paused => "paused",
     Resumed => "resumed",
-    Woke => "woke",
+    Sleep => "sleep",
+    Wake => "wake",
 });

@@ -3,7 +3,8 @@
 //! [`Tunnel`] owns the engine of QUIC and the loop of its events; [`crate::uplinks`] owns the
 //! sockets. It connects over all links at once (`search`, `connecting`; the first answer wins) and
 //! attaches the `session`. The connection that carries is `live`: it keeps a path on every link of
-//! the `roster` and moves between them. What its loss means stands in `loss`.
+//! the `roster` and moves between them. What its loss means stands in `loss`, and how it is left
+//! and found again when the machine sleeps in `nap`.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +24,7 @@ use crate::uplinks::{SendFailed, Uplinks, link_of};
 mod connecting;
 mod live;
 mod loss;
+mod nap;
 mod roster;
 mod search;
 mod session;
@@ -91,6 +93,8 @@ pub(crate) struct Tunnel {
     candidate: Option<Candidate>,
     session: Session,
     news: VecDeque<News>,
+    /// Nothing is tried: the machine sleeps, or is about to.
+    resting: bool,
     pub(crate) last_failure: Option<String>,
 }
 
@@ -109,6 +113,7 @@ impl Tunnel {
             candidate: None,
             session: Session::default(),
             news: VecDeque::new(),
+            resting: false,
             last_failure: None,
         })
     }
@@ -148,15 +153,6 @@ impl Tunnel {
         }
     }
 
-    /// The host slept, or its clock jumped.
-    pub(crate) fn woke(&mut self, now: Instant) {
-        if let Some(live) = self.live.as_mut() {
-            live.paths.handle(Input::Woke, now);
-        } else {
-            self.search.hurry(now);
-        }
-    }
-
     /// A person wants the traffic on a link, or gives the choice back with `None`.
     pub(crate) fn prefer(&mut self, link: Option<PathKey>, now: Instant) -> Result<(), String> {
         let Some(live) = self.live.as_mut() else {
@@ -182,7 +178,7 @@ impl Tunnel {
     /// Where the tunnel stands.
     pub(crate) fn standing(&self, now: Instant) -> Standing {
         match &self.live {
-            Some(live) if live.attached && live.is_parked(now) => Standing::Parked,
+            Some(live) if live.attached && (self.resting || live.is_parked(now)) => Standing::Parked,
             Some(live) if live.attached => Standing::Attached,
             _ if self.session.id().is_some() => Standing::Parked,
             _ if self.links.is_empty() => Standing::Offline,
@@ -325,6 +321,10 @@ impl Tunnel {
     fn lose(&mut self, reason: &Lost, now: Instant) {
         let Some(live) = self.live.take() else { return };
         self.uplinks.forget_steering();
+        if self.resting {
+            self.leave_quietly(live.attached, reason);
+            return;
+        }
         let words = describe(reason);
         if live.attached {
             warn!(reason = words, "Connection lost");
@@ -388,6 +388,7 @@ impl Tunnel {
             Control::Enrol { .. }
             | Control::Attach { .. }
             | Control::Holding { .. }
+            | Control::Park
             | Control::Enrolled { .. } => {
                 let code = Denial::Protocol.code();
                 self.endpoint.close(live.connection, code, "unexpected frame", now);

@@ -56,7 +56,7 @@ fn ask(model: &mut Model, verb: &str, args: Value) -> Result<Value, String> {
 }
 
 fn event(at: u64) -> Event {
-    Event { at, event: EventKind::Woke, text: "woke".to_owned(), link: None, moved: None }
+    Event { at, event: EventKind::Wake, text: "awake".to_owned(), link: None, moved: None }
 }
 
 #[test]
@@ -101,5 +101,5 @@ fn old_events_make_room() {
     let events = ask(&mut model, "events", Value::Null).unwrap();
     assert_eq!(events.as_array().unwrap().len(), EVENTS_KEPT);
     assert_eq!(events[0]["at"], 5);
-    assert_eq!(events[0]["event"], "woke");
+    assert_eq!(events[0]["event"], "wake");
 }

@@ -24,7 +24,7 @@ const LAST_CHANCE: Duration = Duration::from_secs(1);
 /// A new connection, made while the old one shows no life.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
-    connection: Connection,
+    pub(super) connection: Connection,
     link: PathKey,
     since: Instant,
 }
@@ -95,7 +95,7 @@ impl Tunnel {
         }
     }
 
-    /// Starts the next attempt, if it is time.
+    /// Starts the next attempts, if it is time.
     pub(super) fn try_next(&mut self, now: Instant) {
         if !self.is_searching(now) {
             return;
@@ -104,13 +104,14 @@ impl Tunnel {
         if candidates.is_empty() {
             self.fail("no link reaches the gateway's address family", None);
         }
-        let Some((link, remote)) = self.search.choose(&candidates, now) else { return };
-        match self.endpoint.connect(remote, now) {
-            Ok(connection) => {
-                debug!(link = self.uplinks.name(link), %remote, "Connecting");
-                self.search.add(connection, link, now);
+        while let Some((link, remote)) = self.search.choose(&candidates, now) {
+            match self.endpoint.connect(remote, now) {
+                Ok(connection) => {
+                    debug!(link = self.uplinks.name(link), %remote, "Connecting");
+                    self.search.add(connection, link, now);
+                }
+                Err(error) => self.fail(&error.to_string(), None),
             }
-            Err(error) => self.fail(&error.to_string(), None),
         }
     }
 
@@ -142,7 +143,7 @@ impl Tunnel {
     }
 
     fn can_connect(&self) -> bool {
-        !self.links.is_empty() && !self.gateway.is_empty()
+        !self.resting && !self.links.is_empty() && !self.gateway.is_empty()
     }
 
     /// What can be tried, the best first.

@@ -7,6 +7,7 @@ use whimbrel_common::wire::{DETACH, Denial};
 pub(crate) fn describe(reason: &Lost) -> String {
     match reason {
         Lost::ClosedByPeer(0) => "the gateway stops".to_owned(),
+        Lost::ClosedByPeer(DETACH) => "the gateway holds the session".to_owned(),
         Lost::ClosedByPeer(code) => Denial::from_code(*code).map_or_else(
             || format!("the gateway closed the connection (code {code})"),
             |denial| denial.to_string(),

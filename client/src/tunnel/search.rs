@@ -36,11 +36,13 @@ pub(super) struct Search {
     tried: BTreeSet<(PathKey, SocketAddr)>,
     next: Option<Instant>,
     pause: Duration,
+    /// Everything is tried at the same time in this round.
+    rush: bool,
 }
 
 impl Search {
     pub(super) fn new() -> Self {
-        Self { attempts: Vec::new(), tried: BTreeSet::new(), next: None, pause: PAUSE.0 }
+        Self { attempts: Vec::new(), tried: BTreeSet::new(), next: None, pause: PAUSE.0, rush: false }
     }
 
     /// Something changed: try at once.
@@ -53,6 +55,12 @@ impl Search {
     pub(super) fn start_over(&mut self, now: Instant) {
         self.tried.clear();
         self.hurry(now);
+    }
+
+    /// Everything is worth another try, and there is no time to do it one after the other.
+    pub(super) fn rush(&mut self, now: Instant) {
+        self.start_over(now);
+        self.rush = true;
     }
 
     /// The gateway said no.
@@ -115,10 +123,11 @@ impl Search {
         match fresh {
             Some(candidate) => {
                 self.tried.insert(candidate);
-                self.next = Some(now + STAGGER);
+                self.next = Some(if self.rush { now } else { now + STAGGER });
             }
             None => {
                 self.tried.clear();
+                self.rush = false;
                 self.next = Some(now + self.pause);
                 self.pause = (self.pause * 2).min(PAUSE.1);
             }
@@ -153,6 +162,22 @@ mod tests {
         let gaps: Vec<Duration> = rounds.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(gaps.is_sorted(), "{gaps:?}");
         assert!(gaps.iter().all(|gap| *gap <= 2 * STAGGER + PAUSE.1), "{gaps:?}");
+    }
+
+    #[test]
+    fn in_a_rush_everything_is_tried_at_once() {
+        let candidates: Vec<(PathKey, SocketAddr)> =
+            [1, 2, 3].map(|link| (PathKey(link), "192.0.2.1:443".parse().unwrap())).into();
+        let (mut search, now) = (Search::new(), Instant::now());
+        search.hurry(now);
+        assert!(search.choose(&candidates, now).is_some());
+        search.rush(now);
+        let at_once = std::iter::from_fn(|| search.choose(&candidates, now)).count();
+        assert_eq!(at_once, 3, "the one that was tried before, too");
+        let next = now + PAUSE.0;
+        assert_eq!(search.next(), Some(next), "and then as ever");
+        assert!(search.choose(&candidates, next).is_some());
+        assert_eq!(search.next(), Some(next + STAGGER));
     }
 
     #[test]
