@@ -178,7 +178,9 @@ impl Tunnel {
     /// Where the tunnel stands.
     pub(crate) fn standing(&self, now: Instant) -> Standing {
         match &self.live {
-            Some(live) if live.attached && (self.resting || live.is_parked(now)) => Standing::Parked,
+            Some(live) if live.attached && (self.resting || live.is_parked(now)) => {
+                Standing::Parked
+            }
             Some(live) if live.attached => Standing::Attached,
             _ if self.session.id().is_some() => Standing::Parked,
             _ if self.links.is_empty() => Standing::Offline,

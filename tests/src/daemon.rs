@@ -133,6 +133,20 @@ impl World {
         Ok(Daemon { process, config, host: client.into(), program: role::CLIENT })
     }
 
+    /// Starts a login manager for the client's host, see [`crate::login`].
+    ///
+    /// # Errors
+    /// When it does not come up, or there is no `dbus-daemon`.
+    pub fn start_login(&self) -> Result<Process> {
+        let log = self.log("login");
+        let folder = text(self.folder());
+        let process = self.host("laptop").start_role(role::LOGIN, &[folder], &log)?;
+        match process.next_line(START_PATIENCE)?.as_deref() {
+            Some("bus") => Ok(process),
+            other => bail!("the login manager said {other:?}:\n{}", process.log()),
+        }
+    }
+
     /// Runs `whimbrel-gateway` with these arguments on the gateway; what it printed.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod dice;
 pub mod internet;
 pub mod lab;
+pub mod login;
 pub mod manager;
 pub mod role;
 pub mod suite;

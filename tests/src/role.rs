@@ -1,7 +1,7 @@
 //! Programs of the lab that run as processes of their own: the current executable, started
 //! again under a hidden first argument.
 
-use crate::{manager, traffic};
+use crate::{login, manager, traffic};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -16,6 +16,9 @@ pub const GATEWAY: &str = "__whimbrel-gateway";
 
 /// A service manager for the gateway, see [`crate::manager`].
 pub const MANAGER: &str = "__manager";
+
+/// A login manager for the client, see [`crate::login`].
+pub const LOGIN: &str = "__login";
 
 /// What the service manager starts.
 pub(crate) const SERVICE: &str = "__service";
@@ -32,6 +35,7 @@ pub fn play() -> Option<ExitCode> {
         CLIENT => Some(whimbrel::cli::main(named("whimbrel", rest))),
         GATEWAY => Some(whimbrel_gateway::cli::main(named("whimbrel-gateway", rest))),
         MANAGER => Some(manager::main(rest)),
+        LOGIN => Some(login::main(rest)),
         SERVICE => Some(manager::exec(rest)),
         _ => None,
     }

@@ -2,6 +2,8 @@
 
 use whimbrel_tests::suite;
 
+#[path = "restarts/bulk.rs"]
+mod bulk;
 #[path = "restarts/dead.rs"]
 mod dead;
 #[path = "restarts/kept.rs"]

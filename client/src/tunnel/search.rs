@@ -42,7 +42,13 @@ pub(super) struct Search {
 
 impl Search {
     pub(super) fn new() -> Self {
-        Self { attempts: Vec::new(), tried: BTreeSet::new(), next: None, pause: PAUSE.0, rush: false }
+        Self {
+            attempts: Vec::new(),
+            tried: BTreeSet::new(),
+            next: None,
+            pause: PAUSE.0,
+            rush: false,
+        }
     }
 
     /// Something changed: try at once.

@@ -129,8 +129,7 @@ fn inputs() -> impl Strategy<Value = (Input, u64)> {
         any::<bool>().prop_map(|attached| Input::Sleep { attached }),
         Just(Input::Parked),
         Just(Input::Awake),
-        (1..100_000_u64)
-            .prop_map(|asleep| Input::Jumped { asleep: Duration::from_secs(asleep) }),
+        (1..100_000_u64).prop_map(|asleep| Input::Jumped { asleep: Duration::from_secs(asleep) }),
     ];
     (input, 0..40_000_u64)
 }

@@ -1,0 +1,185 @@
+//! A small login manager on a bus of its own: it says that the machine goes to sleep, and waits for
+//! those who delay that, as systemd-logind does (org.freedesktop.login1(5)).
+//!
+//! It runs as a process of its own ([`crate::role::LOGIN`]) with a real `dbus-daemon`, and is told
+//! what to do, a word a line: `sleep` and `awake` announce, `break` ends the bus, `mend` starts it
+//! again. It answers `bus` when the bus is up, `delayed` when somebody has asked to delay sleep, and
+//! `released` when the last of them has let go.
+
+use crate::suite;
+use anyhow::{Context, Result, bail, ensure};
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::unix::pipe::Receiver;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, connection, interface, zvariant};
+
+const SERVICE: &str = "org.freedesktop.login1";
+const PATH: &str = "/org/freedesktop/login1";
+
+/// Where the bus of a lab listens.
+#[must_use]
+pub fn address(folder: &Path) -> String {
+    format!("unix:path={}", folder.join("bus").display())
+}
+
+/// The role: `FOLDER`.
+pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome =
+        runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(serve(arguments)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            suite::complain(&format!("the login manager: {error:?}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Manager {
+    asleep: bool,
+    delays: UnboundedSender<Receiver>,
+}
+
+#[interface(name = "org.freedesktop.login1.Manager")]
+impl Manager {
+    fn inhibit(
+        &self,
+        what: &str,
+        who: &str,
+        why: &str,
+        mode: &str,
+    ) -> zbus::fdo::Result<zvariant::OwnedFd> {
+        if (what, mode) != ("sleep", "delay") || who.is_empty() || why.is_empty() {
+            let text = format!("{what:?} {who:?} {why:?} {mode:?}");
+            return Err(zbus::fdo::Error::InvalidArgs(text));
+        }
+        let failed = |error: std::io::Error| zbus::fdo::Error::IOError(error.to_string());
+        let (reader, writer) = std::io::pipe().map_err(failed)?;
+        let reader = Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(failed)?;
+        let _ended = self.delays.send(reader);
+        Ok(zvariant::OwnedFd::from(OwnedFd::from(writer)))
+    }
+
+    #[zbus(property)]
+    fn preparing_for_sleep(&self) -> bool {
+        self.asleep
+    }
+
+    #[zbus(signal)]
+    async fn prepare_for_sleep(emitter: &SignalEmitter<'_>, start: bool) -> zbus::Result<()>;
+}
+
+/// A bus, and the login manager on it.
+struct Bus {
+    daemon: Child,
+    connection: Connection,
+}
+
+impl Bus {
+    async fn start(folder: &Path, delays: UnboundedSender<Receiver>) -> Result<Self> {
+        let config = configure(folder)?;
+        let mut daemon = Command::new("dbus-daemon")
+            .arg(format!("--config-file={}", config.display()))
+            .args(["--nofork", "--nopidfile", "--nosyslog", "--print-address"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting dbus-daemon; on Debian: apt-get install dbus")?;
+        let stdout = daemon.stdout.take().context("its output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).await?;
+        ensure!(!line.is_empty(), "dbus-daemon does not start");
+        let manager = Manager { asleep: false, delays };
+        let connection = connection::Builder::address(address(folder).as_str())?
+            .serve_at(PATH, manager)?
+            .name(SERVICE)?
+            .build()
+            .await?;
+        say("bus")?;
+        Ok(Self { daemon, connection })
+    }
+
+    async fn announce(&self, asleep: bool) -> Result<()> {
+        let manager = self.connection.object_server().interface::<_, Manager>(PATH).await?;
+        manager.get_mut().await.asleep = asleep;
+        Manager::prepare_for_sleep(manager.signal_emitter(), asleep).await?;
+        Ok(())
+    }
+}
+
+fn configure(folder: &Path) -> Result<PathBuf> {
+    let file = folder.join("bus.conf");
+    let listen = address(folder);
+    std::fs::write(
+        &file,
+        format!(
+            "<busconfig><type>system</type><listen>{listen}</listen><auth>EXTERNAL</auth>\
+             <policy context=\"default\"><allow user=\"*\"/><allow own=\"*\"/>\
+             <allow send_destination=\"*\"/><allow receive_sender=\"*\"/></policy></busconfig>"
+        ),
+    )?;
+    Ok(file)
+}
+
+async fn serve(arguments: Vec<OsString>) -> Result<()> {
+    let [folder] = arguments.as_slice() else { bail!("called with {arguments:?}") };
+    let folder = Path::new(folder);
+    let (sender, mut delays) = unbounded_channel();
+    let (ended, mut ends) = unbounded_channel();
+    let mut bus = Some(Bus::start(folder, sender.clone()).await?);
+    let mut orders =
+        BufReader::new(Receiver::from_owned_fd(rustix::io::dup(std::io::stdin())?)?).lines();
+    let mut open = 0_u32;
+    loop {
+        tokio::select! {
+            biased;
+            Some(delay) = delays.recv() => {
+                open += 1;
+                let ended = ended.clone();
+                tokio::spawn(async move {
+                    until_closed(delay).await;
+                    let _ended = ended.send(());
+                });
+                say("delayed")?;
+            }
+            Some(()) = ends.recv() => {
+                open -= 1;
+                if open == 0 {
+                    say("released")?;
+                }
+            }
+            order = orders.next_line() => match (order?.as_deref(), bus.as_mut()) {
+                (Some("sleep"), Some(bus)) => bus.announce(true).await?,
+                (Some("awake"), Some(bus)) => bus.announce(false).await?,
+                (Some("break"), Some(old)) => {
+                    old.daemon.kill().await?;
+                    bus = None;
+                }
+                (Some("mend"), None) => bus = Some(Bus::start(folder, sender.clone()).await?),
+                (None, _) => return Ok(()),
+                (other, _) => bail!("it was told to {other:?}"),
+            },
+        }
+    }
+}
+
+async fn until_closed(mut delay: Receiver) {
+    let mut nothing = [0];
+    while delay.read(&mut nothing).await.is_ok_and(|count| count > 0) {}
+}
+
+fn say(word: &str) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "{word}")?;
+    output.flush()?;
+    Ok(())
+}
