@@ -13,6 +13,10 @@ ci:
 systemd:
     tests/systemd/run
 
+# A laptop that really sleeps, in QEMU, with ssh open across it, as root: two minutes.
+sleep:
+    tests/sleep/run
+
 demo:
     cargo run --release --bin whimbrel-demo
 

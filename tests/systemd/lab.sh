@@ -90,6 +90,7 @@ install_whimbrel() {
     install -D -m 644 -t "$usr/lib/systemd/system" systemd/*.service systemd/*.socket
     install -D -m 644 systemd/sysusers.conf "$usr/lib/sysusers.d/whimbrel.conf"
     install -D -m 644 systemd/tmpfiles.conf "$usr/lib/tmpfiles.d/whimbrel.conf"
+    install -D -m 644 systemd/polkit.rules "$usr/share/polkit-1/rules.d/whimbrel.rules"
 }
 
 boot() {

@@ -69,6 +69,16 @@ expect_log() {
         fail "the journal of $2 has no line \"$3\""
 }
 
+# Whether the client makes the laptop wait before it sleeps.
+delays_sleep() {
+    on laptop busctl call org.freedesktop.login1 /org/freedesktop/login1 \
+        org.freedesktop.login1.Manager ListInhibitors |
+        grep -F '"sleep" "Whimbrel"' | grep -F '"delay"'
+}
+
+# What somebody may do to the client, asked by `person`, a member of the group, or by `stranger`.
+may() { on laptop setpriv --reuid "$1" --regid "$1" --init-groups systemctl --no-ask-password "$2" whimbrel.service; }
+
 rules() { on laptop ip rule show | grep -cE '^54[0-9][0-9]:' || :; }
 
 make_networks
@@ -116,6 +126,29 @@ expect_status_text laptop whimbrel.service attached
 on laptop whimbrel status
 expect_carried "first"
 [ "$(rules)" -gt 0 ] || fail "there are no capture rules"
+
+step "client: it delays sleep, as the user it runs as"
+within 10 "the client does not delay sleep" delays_sleep
+expect_log laptop whimbrel.service "Sleep of the machine is announced"
+on laptop systemctl show --property User whimbrel.service | grep -x User=whimbrel
+
+step "client: it notices that logind is restarted, and that the bus is"
+on laptop systemctl restart systemd-logind.service
+within 10 "the client does not delay sleep at the next logind" delays_sleep
+on laptop systemctl restart dbus.service
+within 30 "the client does not delay sleep on the next bus" delays_sleep
+
+step "client: members of the group may restart and reload it, others may not"
+on laptop bash -c 'echo "u person - - -
+u stranger - - -
+m person whimbrel" >/run/people.conf && systemd-sysusers /run/people.conf'
+may person restart || fail "a member of the group may not restart the client"
+within 10 "the client is not attached after a restart by a member" client_is attached
+may person reload || fail "a member of the group may not reload the client"
+! may stranger restart || fail "a stranger may restart the client"
+! on laptop setpriv --reuid person --regid person --init-groups \
+    systemctl --no-ask-password restart systemd-logind.service ||
+    fail "a member of the group may restart something else"
 
 step "client: restart"
 on laptop systemctl restart whimbrel.service
