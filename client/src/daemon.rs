@@ -34,6 +34,8 @@ use crate::tun::{LARGEST_PACKET, Tun, TunSink, VNET_HEADER};
 use crate::tunnel::{Standing, Tunnel};
 use crate::uplinks::Families;
 
+mod nap;
+
 /// What the daemon starts with.
 #[derive(Debug)]
 pub struct Launch {
@@ -340,31 +342,6 @@ impl Daemon {
                 info!(?asleep, "The machine slept");
                 self.client.slept(asleep, now);
             }
-        }
-    }
-
-    fn handle_login(&mut self, news: login::News) {
-        let now = Instant::now();
-        match news {
-            login::News::Sleep(go) => {
-                info!("The machine is about to sleep");
-                self.waits = Some(go);
-                self.client.sleep(now);
-            }
-            login::News::Awake => {
-                self.waits = None;
-                self.client.awake(now);
-            }
-        }
-    }
-
-    /// Lets the machine sleep that has waited long enough.
-    fn let_go(&mut self) {
-        if self.client.may_sleep()
-            && let Some(go) = self.waits.take()
-        {
-            // Nobody listens: nobody waits.
-            let _ended = self.login.send(go);
         }
     }
 

@@ -95,7 +95,7 @@ impl Host {
         let mut command = Command::new("/proc/self/exe");
         command.arg(role).args(arguments);
         // Whatever the machine's own bus says is not meant for the lab.
-        let folder = log.parent().unwrap_or(Path::new("/"));
+        let folder = log.parent().unwrap_or_else(|| Path::new("/"));
         command.env("DBUS_SYSTEM_BUS_ADDRESS", login::address(folder));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file);
         let child = self.spawn(command).with_context(|| format!("starting {name}"))?;

@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "a test starts its clock anywhere")]
+
 use proptest::prelude::*;
 
 use super::*;
