@@ -33,7 +33,11 @@ struct Night {
 
 impl Night {
     fn fall() -> Result<Self> {
-        let line = Shape::line(ROUND_TRIP / 2, 50);
+        Self::fall_over(Shape::line(ROUND_TRIP / 2, 50))
+    }
+
+    /// The same, over lines of one's own.
+    fn fall_over(line: Shape) -> Result<Self> {
         let layout = LINKS.into_iter().fold(Layout::standard(), |layout, link| {
             layout.with_link(link, |link| (link.up, link.down) = (line, line))
         });
@@ -212,6 +216,31 @@ pub(crate) fn a_gateway_out_of_reach_delays_no_sleep_for_long() -> Result<()> {
     ensure!(received == said, "{received} of {said}");
     let sleeps = night.told("sleep")?;
     ensure!(sleeps.iter().all(|it| it.contains("did not confirm")), "{sleeps:?}");
+    no_panics(&night.stage.world)
+}
+
+pub(crate) fn what_is_said_before_a_sleep_may_be_lost() -> Result<()> {
+    let mut night = Night::fall_over(Shape::line(ROUND_TRIP / 2, 50).with_loss(0.3))?;
+    let mut pair = night.stage.pair(ORIGIN[0])?;
+    let mut confirmed = 0;
+    for round in 1..=10 {
+        pair.converse()?;
+        let took = night.sleep()?;
+        ensure!(took < LONGEST_DELAY, "the machine had to wait for {took:?}");
+        let parked = night.parked()?;
+        let sleeps = night.told("sleep")?;
+        ensure!(sleeps.len() == round, "{sleeps:?}");
+        // What the client tells of it is true.
+        let told = sleeps.last().is_some_and(|told| told.contains("are parked"));
+        ensure!(parked == 1 || !told, "{sleeps:?} {}", night.account());
+        confirmed += u32::from(told);
+        night.wake()?;
+    }
+    pair.converse().context("after all of them")?;
+    tell!("{confirmed} of 10 were confirmed");
+    ensure!(confirmed > 0, "not once: {}", night.account());
+    let lost = LINKS.map(|link| night.stage.world.link(link).count_one(Direction::Up).lost);
+    ensure!(lost.iter().sum::<u64>() > 0, "nothing was lost");
     no_panics(&night.stage.world)
 }
 
