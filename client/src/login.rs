@@ -79,8 +79,8 @@ impl Login {
         if self.heard.replace(true) != Some(true) {
             info!(delayed = delay.is_some(), "Sleep of the machine is announced");
         }
-        // What was said before is not known.
-        self.tell(manager.get_property("PreparingForSleep").await?);
+        // What was said before is not known. Who cannot tell has not begun.
+        self.tell(manager.get_property("PreparingForSleep").await.unwrap_or(false));
         loop {
             let signal = tokio::select! {
                 biased;

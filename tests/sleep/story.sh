@@ -4,6 +4,11 @@ asleep=${WHIMBREL_ASLEEP:-30}
 
 attached() { [[ $(inside "whimbrel status --json") == *'"state": "attached"'* ]]; }
 
+delays_sleep() {
+    inside "busctl call org.freedesktop.login1 /org/freedesktop/login1 \
+        org.freedesktop.login1.Manager ListInhibitors | grep Whimbrel"
+}
+
 parked_flows() { gateway status --json | tr -d ' \n' | sed 's/.*"parked":{[^}]*"flows":\([0-9]*\).*/\1/'; }
 
 # Lines the origin has received on the ssh session so far, each with the time.
@@ -25,6 +30,7 @@ wake() {
     first=$(first_after "$woken")
     step "the first byte arrives $(since "$first" "$woken") ms after the wake-up button"
     within 20 "the client is not attached" attached
+    within 10 "the client does not delay the next sleep" delays_sleep
     inside "journalctl -k -b --no-pager -o short-monotonic | grep -E 'PM: suspend (entry|exit)' | tail -n 2"
     inside "whimbrel events | grep -E ' (sleep|wake|attached) ' | tail -n 3"
 }
@@ -52,8 +58,7 @@ step "the client starts, and delays sleep"
 inside "whimbrel join '$(gateway invite laptop 2>/dev/null)' >/dev/null"
 inside "systemctl start whimbrel" || fail "the client does not start"
 within 20 "the client is not attached" attached
-within 10 "the client does not delay sleep" inside "busctl call org.freedesktop.login1 \
-    /org/freedesktop/login1 org.freedesktop.login1.Manager ListInhibitors | grep Whimbrel"
+within 10 "the client does not delay sleep" delays_sleep
 inside "ps -o user=,comm= -C whimbrel"
 
 step "an ssh session says numbers without end, and hears them back"
