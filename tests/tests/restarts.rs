@@ -2,14 +2,14 @@
 
 use whimbrel_tests::suite;
 
-#[path = "restarts/bulk.rs"]
-mod bulk;
 #[path = "restarts/dead.rs"]
 mod dead;
 #[path = "restarts/kept.rs"]
 mod kept;
 #[path = "meaning/stage.rs"]
 mod stage;
+#[path = "restarts/traffic.rs"]
+mod traffic;
 
 use dead::*;
 use kept::*;

@@ -3,12 +3,12 @@
 
 use whimbrel_tests::suite;
 
-#[path = "restarts/bulk.rs"]
-mod bulk;
 #[path = "sleep/nap.rs"]
 mod nap;
 #[path = "meaning/stage.rs"]
 mod stage;
+#[path = "restarts/traffic.rs"]
+mod traffic;
 
 use nap::*;
 

@@ -1,10 +1,10 @@
 //! What goes on after the gateway's process has ended.
 
-use crate::bulk::Traffic;
 use crate::stage::{
     ORIGIN, PATIENCE, Pair, Stage, expect_end, join, no_panics, receive, receive_to_end, send,
     send_until_blocked, tell,
 };
+use crate::traffic::Traffic;
 use anyhow::{Context, Result, ensure};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;

@@ -1,9 +1,9 @@
 //! What must be true while the machine sleeps, and after it.
 
-use crate::bulk::Traffic;
 use crate::stage::{
     ORIGIN, PATIENCE, Stage, expect_end, log_of, no_panics, prepare, receive, send, tell, until,
 };
+use crate::traffic::Traffic;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::io::{Read, Write};
