@@ -356,7 +356,7 @@ impl Gateway {
             Control::Holding { flows, last } if peer.session.is_some() => {
                 self.holding(connection, &flows, last);
             }
-            Control::Park if peer.session.is_some() => self.park(connection, now),
+            Control::Park if peer.session.is_some() => self.park_sleeper(connection, now),
             Control::Taken(_)
             | Control::Holding { .. }
             | Control::Park

@@ -141,7 +141,7 @@ impl Gateway {
 
     /// The client goes to sleep: its destinations are not read from here on, and the end of the
     /// connection tells it so.
-    pub(super) fn park(&mut self, connection: Connection, now: Instant) {
+    pub(super) fn park_sleeper(&mut self, connection: Connection, now: Instant) {
         self.endpoint.close(connection, DETACH, "parked", now);
         self.lost(connection, &Lost::Failed("the client sleeps".to_owned()), now);
     }
