@@ -78,6 +78,11 @@ impl State {
         self.clients().by_key(key).map(|client| client.name.clone())
     }
 
+    /// The name and the exceptions of the client with this key; `None` for a stranger.
+    pub fn client(&mut self, key: &PublicKey) -> Option<(ClientName, Options)> {
+        self.clients().by_key(key).map(|client| (client.name.clone(), client.options))
+    }
+
     /// The exceptions for the client with this key.
     pub fn options(&mut self, key: &PublicKey) -> Options {
         self.clients().by_key(key).map(|client| client.options).unwrap_or_default()

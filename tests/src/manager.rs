@@ -1,5 +1,6 @@
-//! A small service manager: starts one service, keeps the descriptors it stores, and passes them to
-//! the next process of it, as systemd does (sd_notify(3), sd_listen_fds(3)).
+//! A small service manager: starts one service, passes it several sockets of one port, keeps the
+//! descriptors it stores, and passes them to the next process of it, as systemd does (sd_notify(3),
+//! sd_listen_fds(3)).
 //!
 //! It runs as a process of its own ([`crate::role::MANAGER`]) and is told what to do, a word a
 //! line: `kill` ends the service without warning, `restart` in an orderly way; `litter` and `forget`
@@ -14,10 +15,11 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
+use socket2::{Domain, Socket, Type};
 use std::ffi::OsString;
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::net::{Ipv6Addr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
@@ -40,13 +42,13 @@ struct Manager {
     notify: UnixDatagram,
     notify_path: OsString,
     /// Where datagrams wait while the service is not there.
-    socket: UdpSocket,
+    sockets: Vec<UdpSocket>,
     store: Store,
     command: Vec<OsString>,
     ready: bool,
 }
 
-/// The manager: `NOTIFY-SOCKET PORT ARGUMENT...`, the arguments being those of the gateway.
+/// The manager: `NOTIFY-SOCKET PORT SOCKETS ARGUMENT...`, the arguments being those of the gateway.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -98,15 +100,16 @@ fn prepare(arguments: Vec<OsString>) -> Result<Command> {
 }
 
 fn serve(mut arguments: Vec<OsString>) -> Result<()> {
-    ensure!(arguments.len() > 2, "called with {arguments:?}");
-    let command = arguments.split_off(2);
+    ensure!(arguments.len() > 3, "called with {arguments:?}");
+    let command = arguments.split_off(3);
     let port: u16 = arguments[1].to_str().context("a port")?.parse()?;
+    let sockets: usize = arguments[2].to_str().context("a number of sockets")?.parse()?;
     let path = Path::new(&arguments[0]);
     let notify = UnixDatagram::bind(path).with_context(|| format!("{}", path.display()))?;
     notify.set_nonblocking(true)?;
-    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
+    let sockets = (0..sockets).map(|_| bind(port)).collect::<Result<_>>()?;
     let (notify_path, store) = (arguments.swap_remove(0), Vec::new());
-    let mut manager = Manager { notify, notify_path, socket, store, command, ready: false };
+    let mut manager = Manager { notify, notify_path, sockets, store, command, ready: false };
     let mut child = manager.start()?;
     loop {
         let pid = Pid::from_child(&child);
@@ -132,6 +135,15 @@ fn serve(mut arguments: Vec<OsString>) -> Result<()> {
     }
 }
 
+/// One of several sockets of a port (`ReusePort=yes`); their order is that of their making.
+fn bind(port: u16) -> Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+    socket.set_only_v6(false)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+    Ok(socket.into())
+}
+
 enum Order {
     Kill,
     Restart,
@@ -145,11 +157,11 @@ enum Order {
 impl Manager {
     fn start(&mut self) -> Result<Child> {
         self.ready = false;
-        let own = [("quic", self.socket.as_fd())];
+        let own = self.sockets.iter().map(|socket| ("quic", socket.as_fd()));
         let stored =
             self.store.iter().map(|(name, descriptor)| (name.as_str(), descriptor.as_fd()));
         let (mut names, mut inherited) = (Vec::new(), Vec::new());
-        for (name, descriptor) in own.into_iter().chain(stored) {
+        for (name, descriptor) in own.chain(stored) {
             names.push(name);
             // A duplicate without close-on-exec.
             inherited.push(rustix::io::dup(descriptor)?);

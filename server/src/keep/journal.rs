@@ -1,6 +1,6 @@
 //! A shared memory file with a record of every session and flow, and the kept bytes of flows.
 //!
-//! One process writes it, in an order in which it can be killed after any store and leave a file
+//! One process writes it, each thread the records that are its own, in an order in which it can be killed after any store and leave a file
 //! that is true: a record is marked as the last step of its making and unmarked as the first of its
 //! end, and a place is not used for other bytes before the record says that nobody needs them.
 //!
@@ -15,7 +15,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
@@ -103,11 +103,18 @@ const ENDING: u64 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Place(u32);
 
-/// See the [module](self).
+/// See the [module](self). All clones are the same journal.
+#[derive(Clone)]
 pub(super) struct Journal {
     map: Arc<Map>,
-    free_sessions: Vec<u32>,
-    free_flows: Vec<u32>,
+    /// Held for a few instructions when a session or a flow begins or ends, never for a byte.
+    free: Arc<Mutex<Free>>,
+}
+
+/// Places that were used before.
+struct Free {
+    sessions: Vec<u32>,
+    flows: Vec<u32>,
 }
 
 /// A session as the journal has it.
@@ -192,10 +199,15 @@ impl Journal {
     fn over(map: Map) -> Self {
         let live = |at: usize| map.word(at, 0).load(Ordering::Acquire) != 0;
         let sessions = (0..used(&map, header::SESSIONS, SESSIONS)).rev();
-        let free_sessions = sessions.filter(|slot| !live(session_at(*slot))).collect();
+        let sessions = sessions.filter(|slot| !live(session_at(*slot))).collect();
         let flows = (0..used(&map, header::FLOWS, FLOWS)).rev();
-        let free_flows = flows.filter(|slot| !live(flow_at(*slot))).collect();
-        Self { map: Arc::new(map), free_sessions, free_flows }
+        let flows = flows.filter(|slot| !live(flow_at(*slot))).collect();
+        Self { map: Arc::new(map), free: Arc::new(Mutex::new(Free { sessions, flows })) }
+    }
+
+    fn free(&self) -> MutexGuard<'_, Free> {
+        // Whoever panicked with it had pushed or popped a number, or not.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the journal has. To be asked once, before anything is written.
@@ -264,8 +276,10 @@ impl Journal {
     }
 
     pub(super) fn open_session(&mut self, id: SessionId, key: PublicKey) -> Option<Place> {
-        let fresh = || unused(&self.map, header::SESSIONS, SESSIONS);
-        let slot = self.free_sessions.pop().or_else(fresh)?;
+        let slot = {
+            let mut free = self.free();
+            free.sessions.pop().or_else(|| unused(&self.map, header::SESSIONS, SESSIONS))?
+        };
         let at = session_at(slot);
         let store = |word, value| self.map.word(at, word).store(value, Ordering::Relaxed);
         for (number, value) in (session::ID..).zip(words(&id.0)) {
@@ -294,7 +308,7 @@ impl Journal {
 
     pub(super) fn close_session(&mut self, place: Place) {
         self.map.word(session_at(place.0), session::MARK).store(0, Ordering::Release);
-        self.free_sessions.push(place.0);
+        self.free().sessions.push(place.0);
     }
 
     pub(super) fn open_flow(
@@ -303,8 +317,10 @@ impl Journal {
         number: WireFlow,
         destination: SocketAddr,
     ) -> Option<Shelf> {
-        let fresh = || unused(&self.map, header::FLOWS, FLOWS);
-        let slot = self.free_flows.pop().or_else(fresh)?;
+        let slot = {
+            let mut free = self.free();
+            free.flows.pop().or_else(|| unused(&self.map, header::FLOWS, FLOWS))?
+        };
         let generation = self.map.word(0, header::GENERATION).fetch_add(1, Ordering::AcqRel) + 1;
         let at = flow_at(slot);
         let store = |word, value| self.map.word(at, word).store(value, Ordering::Relaxed);
@@ -325,9 +341,10 @@ impl Journal {
     /// The flow is over.
     pub(super) fn remove(&mut self, shelf: Shelf) {
         self.map.word(flow_at(shelf.slot), flow::MARK).store(0, Ordering::Release);
-        self.free_flows.push(shelf.slot);
-        // What is left of its bytes goes with it.
+        let slot = shelf.slot;
+        // What is left of its bytes goes with it, before the place is anybody else's.
         drop(shelf);
+        self.free().flows.push(slot);
     }
 }
 
@@ -542,6 +559,7 @@ fn used(map: &Map, counter: usize, most: u32) -> u32 {
     u32::try_from(used).unwrap_or(u32::MAX).min(most)
 }
 
+/// A record that was never used. To be asked with the free places held.
 fn unused(map: &Map, counter: usize, most: u32) -> Option<u32> {
     let slot = used(map, counter, most);
     (slot < most).then(|| {
