@@ -84,10 +84,7 @@ impl Keep {
     ///
     /// # Errors
     /// The system has no shared memory or no descriptors for it.
-    pub(crate) fn open(
-        kept: Vec<(String, OwnedFd)>,
-        slots: usize,
-    ) -> io::Result<Option<Kept>> {
+    pub(crate) fn open(kept: Vec<(String, OwnedFd)>, slots: usize) -> io::Result<Option<Kept>> {
         if !store::is_there() {
             return Ok(None);
         }

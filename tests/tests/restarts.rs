@@ -6,11 +6,18 @@ use whimbrel_tests::suite;
 mod dead;
 #[path = "restarts/kept.rs"]
 mod kept;
+#[path = "hostile/rogue.rs"]
+mod rogue;
+#[path = "restarts/slots.rs"]
+mod slots;
 #[path = "meaning/stage.rs"]
 mod stage;
+#[path = "restarts/traveller.rs"]
+mod traveller;
 
 use dead::*;
 use kept::*;
+use slots::*;
 
 suite! {
     an_orderly_restart_loses_nothing,
@@ -25,4 +32,10 @@ suite! {
     a_reset_is_a_reset_although_duplicates_are_kept,
     a_client_revoked_meanwhile_finds_nothing,
     what_was_stored_by_others_is_refused_and_harms_nothing,
+    clients_that_change_their_address_stay_on_their_slot,
+    sessions_move_between_slots_and_lose_no_byte,
+    the_last_of_several_attaches_at_once_has_the_session,
+    a_client_revoked_while_it_moves_has_nothing_left,
+    kills_while_sessions_move_lose_nothing_with_any_number_of_slots,
+    more_slots_than_sockets_are_refused_with_a_reason,
 }

@@ -109,7 +109,12 @@ impl Gateway {
     }
 
     /// Gives a session away, with all its flows, to a client of another slot that may have it.
-    pub(crate) fn hand_over(&mut self, id: SessionId, attach: &Attach, now: Instant) -> Option<Moved> {
+    pub(crate) fn hand_over(
+        &mut self,
+        id: SessionId,
+        attach: &Attach,
+        now: Instant,
+    ) -> Option<Moved> {
         let session = self.reclaim(id, &attach.caller.key, attach.epoch, now)?;
         let numbers = session.flows.values();
         let flows: Vec<Flow> = numbers.filter_map(|number| self.flows.remove(number)).collect();
@@ -162,9 +167,8 @@ impl Gateway {
     fn house_kept(&mut self, session: &Session) {
         let Some(keep) = &mut self.keep else { return };
         let flows = session.flows.values().filter_map(|number| self.flows.get(number));
-        let kept: Vec<_> = flows
-            .filter_map(|flow| Some((flow.shelf.as_ref()?.ticket(), flow.socket())))
-            .collect();
+        let kept: Vec<_> =
+            flows.filter_map(|flow| Some((flow.shelf.as_ref()?.ticket(), flow.socket()))).collect();
         let Err(error) = keep.house(&kept) else { return };
         warn!(%error, "Connections that moved to another slot will end with this process");
         for number in session.flows.values() {

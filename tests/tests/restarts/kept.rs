@@ -19,21 +19,21 @@ const BULK: u64 = 24 << 20;
 const KILLS: u64 = 25;
 
 /// Kills count, not bytes: about 4 MB/s in each direction of each connection.
-const PACE: Duration = Duration::from_millis(4);
+pub(crate) const PACE: Duration = Duration::from_millis(4);
 
 /// Connections beside each other, each with an end of its own: enough for their sockets to be
 /// parked anew meanwhile. With `WHIMBREL_FULL` there are four times as many.
 const MANY: usize = 1500;
 
 /// Both directions of a connection, each sent by a thread until it is told to stop.
-struct Traffic {
+pub(crate) struct Traffic {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<u64>>>,
 }
 
 impl Traffic {
     /// Each direction rests for `pace` after every piece of some 15 KB.
-    fn begin(pair: &Pair, number: u64, pace: Duration) -> Result<Self> {
+    pub(crate) fn begin(pair: &Pair, number: u64, pace: Duration) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         let directions = [(&pair.app, &pair.server), (&pair.server, &pair.app)];
@@ -57,7 +57,7 @@ impl Traffic {
         Ok(Self { stop, threads })
     }
 
-    fn end(self) -> Result<u64> {
+    pub(crate) fn end(self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         let totals: Vec<u64> = self.threads.into_iter().map(join).collect::<Result<_>>()?;
         for pair in totals.chunks(2) {

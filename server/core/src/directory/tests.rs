@@ -146,7 +146,8 @@ impl World {
 
     fn owners(&self, session: SessionId) -> usize {
         let owned = self.slots.iter().filter(|slot| slot.sessions.contains_key(&session)).count();
-        let carried = |word: &&ToHead| matches!(word, ToHead::Yielded(id, Some(_)) if *id == session);
+        let carried =
+            |word: &&ToHead| matches!(word, ToHead::Yielded(id, Some(_)) if *id == session);
         let to_head = self.slots.iter().flat_map(|slot| &slot.outbox).filter(carried).count();
         let carried =
             |told: &&ToSlot| matches!(told, ToSlot::Attach(_, Some((id, _))) if *id == session);
