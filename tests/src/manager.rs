@@ -4,7 +4,8 @@
 //!
 //! It runs as a process of its own ([`crate::role::MANAGER`]) and is told what to do, a word a
 //! line: `kill` ends the service without warning, `restart` in an orderly way; `litter` and `forget`
-//! spoil what it has stored. It answers
+//! spoil what it has stored; `guard` has it end a process that does not feed its watchdog from now
+//! on. It answers
 //! `started N` whenever a process of the service has said that it is ready, `N` being the number of
 //! descriptors it has stored.
 
@@ -12,7 +13,7 @@
 
 use crate::role;
 use anyhow::{Context, Result, bail, ensure};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use socket2::{Domain, Socket, Type};
@@ -25,6 +26,7 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode};
+use std::time::{Duration, Instant};
 
 /// The first descriptor passed (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
@@ -34,6 +36,9 @@ const DESCRIPTORS: &str = "WHIMBREL_TEST_DESCRIPTORS";
 
 /// Descriptors one service may store, as in our unit (`FileDescriptorStoreMax=`).
 const MOST_STORED: usize = 512;
+
+/// A service that says nothing for this long hangs (`WatchdogSec=`), if anybody is on guard.
+const WATCHDOG: Duration = Duration::from_secs(4);
 
 /// What the service has stored, by name.
 type Store = Vec<(String, OwnedFd)>;
@@ -46,6 +51,8 @@ struct Manager {
     store: Store,
     command: Vec<OsString>,
     ready: bool,
+    /// Since when the watchdog was not fed, once it is on guard.
+    hungry: Option<Instant>,
 }
 
 /// The manager: `NOTIFY-SOCKET PORT SOCKETS ARGUMENT...`, the arguments being those of the gateway.
@@ -109,7 +116,8 @@ fn serve(mut arguments: Vec<OsString>) -> Result<()> {
     notify.set_nonblocking(true)?;
     let sockets = (0..sockets).map(|_| bind(port)).collect::<Result<_>>()?;
     let (notify_path, store) = (arguments.swap_remove(0), Vec::new());
-    let mut manager = Manager { notify, notify_path, sockets, store, command, ready: false };
+    let mut manager =
+        Manager { notify, notify_path, sockets, store, command, ready: false, hungry: None };
     let mut child = manager.start()?;
     loop {
         let pid = Pid::from_child(&child);
@@ -119,6 +127,7 @@ fn serve(mut arguments: Vec<OsString>) -> Result<()> {
             Some(Order::Restart) => rustix::process::kill_process(pid, Signal::TERM)?,
             Some(Order::Litter) => manager.litter()?,
             Some(Order::Forget) => manager.store.clear(),
+            Some(Order::Guard) => manager.hungry = Some(Instant::now()),
             Some(Order::End) => {
                 child.kill()?;
                 child.wait()?;
@@ -151,6 +160,8 @@ enum Order {
     Litter,
     /// Lose everything it stored.
     Forget,
+    /// End it when it does not feed the watchdog.
+    Guard,
     End,
 }
 
@@ -174,6 +185,7 @@ impl Manager {
         service.env("LISTEN_FDS", numbers.len().to_string());
         service.env("LISTEN_FDNAMES", names.join(":"));
         service.env("NOTIFY_SOCKET", &self.notify_path);
+        service.env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
         service.stdin(std::process::Stdio::null());
         service.spawn().context("starting the service")
     }
@@ -187,7 +199,9 @@ impl Manager {
                 PollFd::new(process, PollFlags::IN),
                 PollFd::new(&stdin, PollFlags::IN),
             ];
-            rustix::event::poll(&mut wanted, None)?;
+            let left = self.hungry.map(|since| WATCHDOG.saturating_sub(since.elapsed()));
+            let left = left.map(Timespec::try_from).transpose()?;
+            rustix::event::poll(&mut wanted, left.as_ref())?;
             let [notify, process, input] = wanted.map(|one| !one.revents().is_empty());
             if notify {
                 self.hear()?;
@@ -195,12 +209,17 @@ impl Manager {
             if process {
                 return Ok(None);
             }
+            if self.hungry.is_some_and(|since| since.elapsed() >= WATCHDOG) {
+                self.hungry = None;
+                return Ok(Some(Order::Kill));
+            }
             if input {
                 return Ok(Some(match read_line()?.as_str() {
                     "kill" => Order::Kill,
                     "restart" => Order::Restart,
                     "litter" => Order::Litter,
                     "forget" => Order::Forget,
+                    "guard" => Order::Guard,
                     "" => Order::End,
                     other => bail!("it was told to {other:?}"),
                 }));
@@ -254,6 +273,9 @@ impl Manager {
         }
         if value("FDSTOREREMOVE") == Some("1") {
             self.store.retain(|(stored, _)| stored != name);
+        }
+        if value("WATCHDOG") == Some("1") {
+            self.hungry = self.hungry.map(|_| Instant::now());
         }
         if value("READY") == Some("1") && !std::mem::replace(&mut self.ready, true) {
             let mut output = io::stdout().lock();

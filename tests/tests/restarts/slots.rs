@@ -2,13 +2,16 @@
 
 use crate::kept::{PACE, Traffic};
 use crate::rogue::Rogue;
-use crate::stage::{ORIGIN, PATIENCE, Stage, accept, expect_reset, listen, no_panics, tell, until};
+use crate::stage::{
+    ORIGIN, PATIENCE, Stage, accept, expect_reset, listen, log_of, no_panics, tell, until,
+};
 use crate::traveller::Traveller;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use whimbrel_common::wire::{DETACH, Denial, FlowAnswer};
+use whimbrel_carrier::Lost;
+use whimbrel_common::wire::{Control, DETACH, Denial, FlowAnswer, SessionId, WireFlow};
 use whimbrel_tests::daemon::edit;
 use whimbrel_tests::dice::{self, Dice};
 use whimbrel_tests::lab::ORIGIN_V4;
@@ -23,7 +26,7 @@ const CLIENTS: u8 = 12;
 /// Credit for everything said here.
 const PLENTY: u64 = 1 << 20;
 
-fn raise(slots: u8) -> Result<Stage> {
+pub(crate) fn raise(slots: u8) -> Result<Stage> {
     Stage::raise_kept_with(|table| set_slots(table, slots))
 }
 
@@ -215,11 +218,7 @@ pub(crate) fn a_client_revoked_while_it_moves_has_nothing_left() -> Result<()> {
 }
 
 /// Attaches again and again, until the gateway ends it; with which code.
-fn flee(
-    stage: &Stage,
-    number: u8,
-    session: Option<whimbrel_common::wire::SessionId>,
-) -> Result<u64> {
+fn flee(stage: &Stage, number: u8, session: Option<SessionId>) -> Result<u64> {
     let deadline = Instant::now() + PATIENCE;
     let mut epoch = 2;
     while Instant::now() < deadline {
@@ -249,7 +248,6 @@ pub(crate) fn kills_while_sessions_move_lose_nothing_with_any_number_of_slots() 
         traffic.push(Traffic::begin(pair, number, PACE)?);
     }
     let session = stage.session()?;
-    let mut answered = 0;
     for kill in 0..kills {
         let slots = [2, 1, 3, SLOTS][usize::try_from(kill % 4)?];
         edit(&stage.world.gateway_config(), |table| set_slots(table, slots))?;
@@ -265,11 +263,8 @@ pub(crate) fn kills_while_sessions_move_lose_nothing_with_any_number_of_slots() 
         } else {
             stage.gateway.kill()?;
         }
-        // What was asked of the process before is forgotten, done or not.
-        for mut rogue in asking {
-            rogue.linger(Duration::from_millis(2))?;
-            answered += u64::from(rogue.is_attached()?);
-        }
+        // What was asked of the process before was done, or half done, or not.
+        drop(asking);
         for (number, traveller) in travellers.iter_mut().enumerate() {
             let about = || format!("kill {kill}, {slots} slots, traveller {number}");
             traveller.move_on(&stage.world).with_context(about)?;
@@ -283,8 +278,36 @@ pub(crate) fn kills_while_sessions_move_lose_nothing_with_any_number_of_slots() 
     for one in traffic {
         tell!("{} bytes, both directions", one.end()?);
     }
-    tell!("{answered} of {} attaches were answered before the end", kills * 3);
+    let log = log_of(&stage.world, "gateway");
+    let (left, came) = (log.matches("moves to another slot").count(), log.matches("resumed=true"));
+    tell!("{left} sessions left a slot, {} were resumed", came.count());
+    ensure!(left > 0, "no session moved at all");
     ensure!(stage.session()? == session, "another session");
+    no_panics(&stage.world)
+}
+
+pub(crate) fn a_connection_of_a_slot_that_is_gone_is_reset_by_another() -> Result<()> {
+    let mut stage = raise(SLOTS)?;
+    for slots in [1, SLOTS, 2] {
+        let mut rogues = Vec::new();
+        for number in 1..=CLIENTS {
+            // Known since the first round.
+            let rogue = match slots {
+                1 => Rogue::admitted(&stage.world, &format!("client-{number}"), number)?,
+                _ => Rogue::again(&stage.world, number)?,
+            };
+            rogues.push(rogue);
+        }
+        edit(&stage.world.gateway_config(), |table| set_slots(table, slots))?;
+        stage.gateway.kill()?;
+        for (number, mut rogue) in rogues.into_iter().enumerate() {
+            // Large enough to be answered.
+            rogue.say(&Control::Holding { flows: vec![WireFlow(1); 100], last: true })?;
+            rogue.until("it is lost", |rogue| Ok(rogue.lost.is_some()))?;
+            let lost = rogue.lost;
+            ensure!(lost == Some(Lost::Reset), "{slots} slots, client {number}: {lost:?}");
+        }
+    }
     no_panics(&stage.world)
 }
 
