@@ -27,9 +27,9 @@ use crate::control::{self, Answer, Facts, Inquiry, Report};
 use crate::keep::{Keep, KeptSession};
 use crate::passed::Passed;
 use crate::ports::Listening;
-use crate::slot::{self, STRAYS, Start};
+use crate::slot::{self, Inheritance, STRAYS, Start};
 use crate::state::{EnrolError, State};
-use crate::talk::{Attach, Client, Moved, News, SharedUsage, ToHead, ToSlot};
+use crate::talk::{Attach, Moved, News, SharedUsage, ToHead, ToSlot};
 
 /// What the daemon starts with.
 #[derive(Debug)]
@@ -107,12 +107,9 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     head.run(control).await
 }
 
-/// What each slot goes on with.
-type Kept = Vec<Option<(Keep, Vec<(KeptSession, Option<Client>)>)>>;
-
 fn spawn_slots(
     listening: Listening,
-    kept: Kept,
+    kept: Vec<Option<Inheritance>>,
     config: &Arc<GatewayConfig>,
     key: &SecretKey,
     inboxes: Vec<mpsc::UnboundedReceiver<ToSlot>>,
@@ -184,7 +181,7 @@ enum Wake {
 impl Head {
     /// Goes on with what a process before left with the service manager. A gateway that cannot
     /// serves new connections all the same.
-    fn go_on(&mut self, kept: Vec<(String, OwnedFd)>, slots: u8) -> Kept {
+    fn go_on(&mut self, kept: Vec<(String, OwnedFd)>, slots: u8) -> Vec<Option<Inheritance>> {
         match Keep::open(kept, usize::from(slots)) {
             Ok(Some(kept)) => {
                 self.facts.outlives = true;
@@ -206,7 +203,7 @@ impl Head {
         &mut self,
         slot: SlotNumber,
         (keep, sessions): (Keep, Vec<KeptSession>),
-    ) -> (Keep, Vec<(KeptSession, Option<Client>)>) {
+    ) -> Inheritance {
         let introduce = |session: KeptSession| {
             let client = self.state.client(&session.key);
             if client.is_some() {

@@ -46,6 +46,10 @@ pub(crate) struct Stray {
     data: BytesMut,
 }
 
+/// What outlives the process, and the sessions of the one before, with whose they are; `None` for
+/// a client that is not admitted any more.
+pub(crate) type Inheritance = (Keep, Vec<(KeptSession, Option<Client>)>);
+
 /// What a slot begins with.
 pub(crate) struct Start {
     pub(crate) number: SlotNumber,
@@ -55,8 +59,7 @@ pub(crate) struct Start {
     pub(crate) own: Vec<IpAddr>,
     pub(crate) usage: SharedUsage,
     pub(crate) sockets: Vec<Numbered>,
-    /// What outlives the process, and the sessions of the one before.
-    pub(crate) kept: Option<(Keep, Vec<(KeptSession, Option<Client>)>)>,
+    pub(crate) kept: Option<Inheritance>,
     pub(crate) inbox: mpsc::UnboundedReceiver<ToSlot>,
     pub(crate) head: mpsc::UnboundedSender<(SlotNumber, ToHead)>,
     pub(crate) strays: mpsc::Receiver<Stray>,

@@ -4,12 +4,12 @@
 //!
 //! It runs as a process of its own ([`crate::role::MANAGER`]) and is told what to do, a word a
 //! line: `kill` ends the service without warning, `restart` in an orderly way; `litter` and `forget`
-//! spoil what it has stored; `guard` has it end a process that does not feed its watchdog from now
+//! spoil what it has stored; `scatter` has the kernel choose sockets by hash again; `guard` has it end a process that does not feed its watchdog from now
 //! on. It answers
 //! `started N` whenever a process of the service has said that it is ready, `N` being the number of
 //! descriptors it has stored.
 
-#![expect(unsafe_code, reason = "descriptors are passed by number")]
+#![expect(unsafe_code, reason = "descriptors are passed by number, and a rare socket option")]
 
 use crate::role;
 use anyhow::{Context, Result, bail, ensure};
@@ -127,6 +127,7 @@ fn serve(mut arguments: Vec<OsString>) -> Result<()> {
             Some(Order::Restart) => rustix::process::kill_process(pid, Signal::TERM)?,
             Some(Order::Litter) => manager.litter()?,
             Some(Order::Forget) => manager.store.clear(),
+            Some(Order::Scatter) => manager.scatter()?,
             Some(Order::Guard) => manager.hungry = Some(Instant::now()),
             Some(Order::End) => {
                 child.kill()?;
@@ -160,6 +161,8 @@ enum Order {
     Litter,
     /// Lose everything it stored.
     Forget,
+    /// Take away what tells the kernel which socket a datagram is for.
+    Scatter,
     /// End it when it does not feed the watchdog.
     Guard,
     End,
@@ -219,6 +222,7 @@ impl Manager {
                     "restart" => Order::Restart,
                     "litter" => Order::Litter,
                     "forget" => Order::Forget,
+                    "scatter" => Order::Scatter,
                     "guard" => Order::Guard,
                     "" => Order::End,
                     other => bail!("it was told to {other:?}"),
@@ -233,6 +237,23 @@ impl Manager {
             self.store.push((name.to_owned(), std::fs::File::open("/dev/null")?.into()));
             self.store.push((name.to_owned(), UdpSocket::bind("127.0.0.1:0")?.into()));
         }
+        Ok(())
+    }
+
+    fn scatter(&self) -> Result<()> {
+        let nothing: libc::c_int = 0;
+        let size = libc::socklen_t::try_from(size_of_val(&nothing))?;
+        // SAFETY: the option reads at most an integer, which outlives the call.
+        let outcome = unsafe {
+            libc::setsockopt(
+                self.sockets[0].as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_DETACH_REUSEPORT_BPF,
+                (&raw const nothing).cast(),
+                size,
+            )
+        };
+        ensure!(outcome == 0, "detaching the program: {}", io::Error::last_os_error());
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use crate::kept::{PACE, Traffic};
 use crate::rogue::Rogue;
 use crate::stage::{
-    ORIGIN, PATIENCE, Stage, accept, expect_reset, listen, log_of, no_panics, tell, until,
+    ORIGIN, PATIENCE, Stage, accept, connect, expect_reset, listen, log_of, no_panics, tell, until,
 };
 use crate::traveller::Traveller;
 use anyhow::{Context, Result, bail, ensure};
@@ -22,6 +22,10 @@ const SLOTS: u8 = 4;
 
 /// Clients beside each other: that all of them are on one slot does not happen.
 const CLIENTS: u8 = 12;
+
+/// Connections that are over, before a slot parks the sockets of the others anew: a little more than
+/// a thousand.
+const LITTER: usize = 1100;
 
 /// Credit for everything said here.
 const PLENTY: u64 = 1 << 20;
@@ -45,6 +49,13 @@ fn total(status: &Value, field: &str) -> u64 {
 }
 
 impl Stage {
+    /// Whether its two clients are on one slot.
+    fn are_together(&self) -> Result<bool> {
+        let status = self.adds_up()?;
+        let slots = status["slots"].as_array().context("no slots")?;
+        Ok(slots.iter().any(|slot| slot["connections"] == 2))
+    }
+
     /// What the gateway says of itself; what its slots say must add up to it.
     fn adds_up(&self) -> Result<Value> {
         let status = self.gateway.status(&self.world)?;
@@ -84,6 +95,63 @@ pub(crate) fn clients_that_change_their_address_stay_on_their_slot() -> Result<(
     ensure!(used > 1, "all clients are on one slot: {status}");
     ensure!(total(&status, "strayed") == 0, "{status}");
     tell!("{} datagrams, {changes} changes of address", total(&status, "datagrams"));
+    no_panics(&stage.world)
+}
+
+pub(crate) fn datagrams_that_the_kernel_does_not_sort_are_passed_on() -> Result<()> {
+    let mut stage = raise(SLOTS)?;
+    let mut pair = stage.pair(ORIGIN[0])?;
+    let mut travellers = Vec::new();
+    for number in 1..=3 {
+        travellers.push(Traveller::set_out(&stage.world, number, echo(), 3)?);
+    }
+    ensure!(total(&stage.adds_up()?, "strayed") == 0);
+    stage.gateway.process().say("scatter")?;
+    let mut rounds = 0;
+    until("datagrams go astray", || {
+        for traveller in &mut travellers {
+            // A connection that has a port of its own may be lucky with it.
+            traveller.rogue.rebind(&stage.world)?;
+            traveller.speak(10_000)?;
+            traveller.settle().with_context(|| format!("round {rounds}"))?;
+            traveller.move_on(&stage.world)?;
+            traveller.settle()?;
+        }
+        pair.converse()?;
+        rounds += 1;
+        Ok(rounds >= 10 && total(&stage.adds_up()?, "strayed") > 100)
+    })?;
+    let status = stage.adds_up()?;
+    let (all, strayed) = (total(&status, "datagrams"), total(&status, "strayed"));
+    tell!("{strayed} of {all} datagrams went astray and were passed on");
+    no_panics(&stage.world)
+}
+
+pub(crate) fn what_moved_away_is_kept_although_the_slot_it_left_tidies_up() -> Result<()> {
+    let mut stage = raise(SLOTS)?;
+    let mut pair = stage.pair(ORIGIN[0])?;
+    let mut traveller = Traveller::set_out(&stage.world, 1, echo(), 20)?;
+    // Together with the laptop's client, and then without it.
+    for together in [true, false] {
+        let deadline = Instant::now() + PATIENCE;
+        while stage.are_together()? != together {
+            ensure!(Instant::now() < deadline, "never together: {together}");
+            traveller.move_on(&stage.world)?;
+            traveller.settle()?;
+        }
+    }
+    // Enough connections of the laptop's for its slot to park its sockets anew.
+    let listener = listen(stage.world.host("origin"))?;
+    let to = SocketAddr::new(ORIGIN[0], listener.local_addr()?.port());
+    for number in 0..LITTER {
+        let app = connect(&stage.world, to).with_context(|| format!("connection {number}"))?;
+        drop((app, accept(&listener)?));
+    }
+    stage.gateway.kill()?;
+    traveller.move_on(&stage.world)?;
+    traveller.speak(1000)?;
+    traveller.settle().context("what had moved away")?;
+    pair.converse().context("what stayed")?;
     no_panics(&stage.world)
 }
 
