@@ -2,6 +2,8 @@
 
 use whimbrel_tests::suite;
 
+#[path = "restarts/bulk.rs"]
+mod bulk;
 #[path = "restarts/dead.rs"]
 mod dead;
 #[path = "restarts/hang.rs"]
@@ -17,6 +19,7 @@ mod stage;
 #[path = "restarts/traveller.rs"]
 mod traveller;
 
+use bulk::*;
 use dead::*;
 use hang::*;
 use kept::*;
@@ -39,6 +42,7 @@ suite! {
     datagrams_that_the_kernel_does_not_sort_are_passed_on,
     sessions_move_between_slots_and_lose_no_byte,
     what_moved_away_is_kept_although_the_slot_it_left_tidies_up,
+    much_under_way_moves_with_its_session_and_outlives_kills,
     the_last_of_several_attaches_at_once_has_the_session,
     a_client_revoked_while_it_moves_has_nothing_left,
     kills_while_sessions_move_lose_nothing_with_any_number_of_slots,

@@ -18,7 +18,7 @@ use whimbrel_tests::lab::ORIGIN_V4;
 use whimbrel_tests::traffic::{port, service};
 
 /// Slots of the gateway, more than there are cores.
-const SLOTS: u8 = 4;
+pub(crate) const SLOTS: u8 = 4;
 
 /// Clients beside each other: that all of them are on one slot does not happen.
 const CLIENTS: u8 = 12;
@@ -43,7 +43,7 @@ fn echo() -> SocketAddr {
 }
 
 /// A field of every slot, added up.
-fn total(status: &Value, field: &str) -> u64 {
+pub(crate) fn total(status: &Value, field: &str) -> u64 {
     let slots = status["slots"].as_array().map(Vec::as_slice).unwrap_or_default();
     slots.iter().filter_map(|slot| slot[field].as_u64()).sum()
 }
@@ -57,7 +57,7 @@ impl Stage {
     }
 
     /// What the gateway says of itself; what its slots say must add up to it.
-    fn adds_up(&self) -> Result<Value> {
+    pub(crate) fn adds_up(&self) -> Result<Value> {
         let status = self.gateway.status(&self.world)?;
         for (whole, part) in [("connected", "connections"), ("flows", "flows")] {
             ensure!(status[whole] == total(&status, part), "{whole} does not add up: {status}");
