@@ -381,3 +381,6 @@ impl Flow {
         self.socket.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -306,3 +306,6 @@ fn kept_flow(record: FlowRecord, socket: OwnedFd) -> Result<KeptFlow, (Shelf, &'
         read_end: progress.read_end,
     })
 }
+
+#[cfg(test)]
+mod tests;
