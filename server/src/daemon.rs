@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
-use whimbrel_common::config::GatewayConfig;
+use whimbrel_common::config::{ConfigError, GatewayConfig};
 use whimbrel_common::identity::SecretKey;
 use whimbrel_common::wire::{Denial, SessionId};
 use whimbrel_gateway_core::directory::{Directory, SlotNumber, Step};
@@ -68,7 +68,10 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let passed = Passed::take();
     let listening = Listening::open(&launch.config.listen, passed.sockets)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let count = listening.slots(launch.config.slots, cores)?;
+    let count = listening.slots(launch.config.slots, cores).map_err(|message| {
+        let file = launch.layout.config.display().to_string();
+        ConfigError { file, line: None, message }
+    })?;
     let control = ControlServer::bind(&launch.layout.socket, control::CHANGES)?;
     let (slots, inboxes) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let (tell_head, words) = mpsc::unbounded_channel();

@@ -70,17 +70,20 @@ impl Listening {
 
     /// How many slots there are to be: as `wanted`, or one for each of `cores`, and no more than
     /// there are sockets of each address.
-    pub(crate) fn slots(&self, wanted: Option<NonZeroU8>, cores: usize) -> anyhow::Result<u8> {
+    ///
+    /// # Errors
+    /// A sentence about why there cannot be as many as wanted.
+    pub(crate) fn slots(&self, wanted: Option<NonZeroU8>, cores: usize) -> Result<u8, String> {
         let counts = self.addresses.iter().map(|(address, sockets)| (sockets.len(), address));
-        let Some((sockets, address)) = counts.min() else { bail!("there is no socket") };
+        let (sockets, address) = counts.min().ok_or("there is no socket")?;
         let most = u8::try_from(sockets).unwrap_or(u8::MAX);
         match wanted.map(NonZeroU8::get) {
             None => Ok(u8::try_from(cores).unwrap_or(u8::MAX).clamp(1, most)),
-            Some(wanted) if wanted > most => bail!(
+            Some(wanted) if wanted > most => Err(format!(
                 "`slots = {wanted}` needs {wanted} sockets of each address, and there is only \
                  {most} of {address}: list its ListenDatagram= {wanted} times in \
                  whimbrel-gateway.socket, with ReusePort=yes, or lower `slots`"
-            ),
+            )),
             Some(wanted) => Ok(wanted),
         }
     }
