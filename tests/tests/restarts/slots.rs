@@ -8,7 +8,7 @@ use crate::stage::{
 use crate::traveller::Traveller;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use whimbrel_carrier::Lost;
 use whimbrel_common::wire::{Control, DETACH, Denial, FlowAnswer, SessionId, WireFlow};
@@ -22,6 +22,13 @@ pub(crate) const SLOTS: u8 = 4;
 
 /// Clients beside each other: that all of them are on one slot does not happen.
 const CLIENTS: u8 = 12;
+
+/// Addresses the laptop's translator comes to have.
+const OUTSIDE: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(203, 0, 113, 77),
+    Ipv4Addr::new(203, 0, 113, 78),
+    Ipv4Addr::new(203, 0, 113, 79),
+];
 
 /// Connections that are over, before a slot parks the sockets of the others anew: a little more than
 /// a thousand.
@@ -83,6 +90,7 @@ pub(crate) fn clients_that_change_their_address_stay_on_their_slot() -> Result<(
             rogue.converse(*stream, b"and here").with_context(|| format!("client {number}"))?;
         }
     }
+    ramble(&stage).context("the laptop")?;
     let changes = rounds * u64::from(CLIENTS);
     until("every change of address is counted", || {
         Ok(total(&stage.adds_up()?, "readdressed") >= changes)
@@ -96,6 +104,23 @@ pub(crate) fn clients_that_change_their_address_stay_on_their_slot() -> Result<(
     ensure!(total(&status, "strayed") == 0, "{status}");
     tell!("{} datagrams, {changes} changes of address", total(&status, "datagrams"));
     no_panics(&stage.world)
+}
+
+/// The laptop's addresses change in every way there is, and its connection goes on.
+fn ramble(stage: &Stage) -> Result<()> {
+    let mut pair = stage.pair(ORIGIN[0])?;
+    let wifi = stage.world.link("wifi0");
+    for outside in OUTSIDE {
+        wifi.rebind();
+        pair.converse().context("another port")?;
+        wifi.rebind_to(Some(outside), None);
+        pair.converse().context("another address")?;
+        wifi.down()?;
+        pair.converse().context("another network")?;
+        wifi.up()?;
+        pair.converse().context("the network is back")?;
+    }
+    Ok(())
 }
 
 pub(crate) fn datagrams_that_the_kernel_does_not_sort_are_passed_on() -> Result<()> {
