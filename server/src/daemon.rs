@@ -254,9 +254,10 @@ impl Head {
         tokio::select! {
             biased;
             order = orders.next() => Wake::Order(order),
+            // Seldom, and it puts itself off: slots with much to say do not starve the watchdog.
+            () = tokio::time::sleep_until(deadline.into()) => Wake::Time,
             Some((slot, word)) = self.words.recv() => Wake::Word(slot, word),
             (request, responder) = control.next() => Wake::Request(request, responder),
-            () = tokio::time::sleep_until(deadline.into()) => Wake::Time,
         }
     }
 

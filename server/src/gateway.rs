@@ -332,6 +332,13 @@ impl Gateway {
             }
             // The first word must be a hello: without a common version nothing else has meaning.
             _ if !peer.greeted => self.deny(connection, Denial::Protocol, now),
+            // Each is asked once: the head answers for all slots.
+            Control::Enrol { .. } if std::mem::replace(&mut peer.enrolling, true) => {
+                self.deny(connection, Denial::Protocol, now);
+            }
+            Control::Attach { .. } if std::mem::replace(&mut peer.attaching, true) => {
+                self.deny(connection, Denial::Protocol, now);
+            }
             Control::Enrol { token } => {
                 self.news.push_back(News::Enrol(peer.caller(), Token::from_bytes(token)));
             }

@@ -44,6 +44,9 @@ pub(crate) struct Peer {
     pub(crate) session: Option<Session>,
     pub(crate) control: Option<ControlStream>,
     pub(crate) greeted: bool,
+    /// It has asked to be enrolled, and to be attached.
+    pub(crate) enrolling: bool,
+    pub(crate) attaching: bool,
     /// Flows the client said it has, until it has named all.
     pub(crate) holding: BTreeSet<WireFlow>,
     pub(crate) streams: HashMap<Stream, Use>,
@@ -71,6 +74,8 @@ impl Peer {
             session: None,
             control: None,
             greeted: false,
+            enrolling: false,
+            attaching: false,
             holding: BTreeSet::new(),
             streams: HashMap::new(),
             reports: Reports::default(),
