@@ -18,7 +18,13 @@ pub const INITIAL_CID: usize = 12;
 /// The rotation codepoint the draft reserves for IDs that name no server.
 pub const UNROUTABLE: u8 = 0b111;
 
+/// The bit that tells long headers from short ones (RFC 8999 §5).
+pub const LONG_HEADER: u8 = 0x80;
+
 const ROTATION: u8 = 0;
+
+/// The first octet of every ID of a gateway.
+pub const GATEWAY_FIRST: u8 = first_octet(ROTATION, GATEWAY_CID);
 
 /// Which gateway thread an ID names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -33,7 +39,7 @@ impl ServerId {
     /// The ID made from `nonce`, which must be fresh random bytes.
     pub fn encode(self, nonce: [u8; GATEWAY_CID - 3]) -> [u8; GATEWAY_CID] {
         let mut cid = [0; GATEWAY_CID];
-        cid[0] = first_octet(ROTATION, GATEWAY_CID);
+        cid[0] = GATEWAY_FIRST;
         cid[1] = self.node;
         cid[2] = self.slot;
         cid[3..].copy_from_slice(&nonce);
@@ -43,12 +49,25 @@ impl ServerId {
     /// The server an ID names; `None` when it is not one of a gateway's.
     pub fn decode(cid: &[u8]) -> Option<Self> {
         match cid {
-            [first, node, slot, ..] if cid.len() == GATEWAY_CID => (*first
-                == first_octet(ROTATION, GATEWAY_CID))
-            .then_some(Self { node: *node, slot: *slot }),
+            [GATEWAY_FIRST, node, slot, ..] if cid.len() == GATEWAY_CID => {
+                Some(Self { node: *node, slot: *slot })
+            }
             _ => None,
         }
     }
+}
+
+/// The server a datagram that was sent to a gateway names by its destination connection ID;
+/// `None` when that is not one of a gateway's (RFC 8999 §5).
+pub fn destination(datagram: &[u8]) -> Option<ServerId> {
+    let first = datagram.first()?;
+    let cid = if first & LONG_HEADER == 0 {
+        datagram.get(1..=GATEWAY_CID)?
+    } else {
+        let length = usize::from(*datagram.get(5)?);
+        datagram.get(6..6 + length)?
+    };
+    ServerId::decode(cid)
 }
 
 /// The client's first destination connection ID, made from fresh random bytes.
@@ -57,9 +76,10 @@ pub fn unroutable(mut random: [u8; INITIAL_CID]) -> [u8; INITIAL_CID] {
     random
 }
 
-fn first_octet(rotation: u8, length: usize) -> u8 {
-    let rest = u8::try_from(length - 1).expect("connection IDs have at most 20 octets");
-    (rotation << 5) | (rest & 0x1f)
+/// `length` in octets, 1 to 20.
+#[expect(clippy::cast_possible_truncation, reason = "connection IDs have at most 20 octets")]
+const fn first_octet(rotation: u8, length: usize) -> u8 {
+    (rotation << 5) | ((length - 1) as u8 & 0x1f)
 }
 
 #[cfg(test)]
@@ -78,6 +98,22 @@ mod tests {
         assert_eq!(first_octet(0, 8), 0x07);
         let cid = ServerId { node: 0xc4, slot: 0x60 }.encode([1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(cid, [0x0a, 0xc4, 0x60, 1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn a_datagram_names_its_server_in_either_header() {
+        let server = ServerId { node: 7, slot: 3 };
+        let cid = server.encode([9; 8]);
+        let short = [&[0x40], cid.as_slice(), &[1, 2, 3]].concat();
+        assert_eq!(destination(&short), Some(server));
+        let long = [&[0xc0, 0, 0, 0, 1, 11], cid.as_slice(), &[8]].concat();
+        assert_eq!(destination(&long), Some(server));
+        let initial = unroutable([5; INITIAL_CID]);
+        let first = [&[0xc0, 0, 0, 0, 1, 12], initial.as_slice(), &[8]].concat();
+        assert_eq!(destination(&first), None);
+        for short in 0..GATEWAY_CID {
+            assert_eq!(destination(&long[..short]), None);
+        }
     }
 
     #[test]

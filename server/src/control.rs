@@ -1,5 +1,6 @@
 //! What the running gateway answers on its control socket, and what it reports of itself.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -22,19 +23,62 @@ pub const CHANGES: Changes = &["revoke", "invite"];
 pub const VALID: (Period, Period) =
     (Period(Duration::from_secs(1)), Period(Duration::from_hours(365 * 24)));
 
-/// What the control socket needs of the daemon.
-pub trait Running {
-    /// Where clients find this gateway, and the key it proves.
-    fn identity(&self) -> (HostPort, PublicKey);
+/// What the head knows of the gateway by itself.
+#[derive(Debug)]
+pub struct Facts {
+    /// Where clients find this gateway.
+    pub public: HostPort,
+    /// The key it proves.
+    pub key: PublicKey,
+    /// The UDP addresses it listens on.
+    pub listen: Vec<SocketAddr>,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Whether flows outlive this process.
+    pub outlives: bool,
+}
 
-    /// The state of the gateway.
-    fn status(&self) -> Status;
+/// What a slot does and has done since the start.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Which slot.
+    pub slot: SlotStatus,
+    /// Sessions that wait for their clients.
+    pub parked: Waiting,
+    /// Sessions given up because their client parked too many.
+    pub evicted: u64,
+    /// Flows taken over from the process before.
+    pub restored: u64,
+    /// Flows for which there was no room to outlive this process.
+    pub unkept: u64,
+    /// Dials, by what became of them.
+    pub dials: Dials,
+    /// Bytes to clients.
+    pub tx_bytes: u64,
+    /// Bytes from clients.
+    pub rx_bytes: u64,
+    /// What its connected clients do.
+    pub activities: BTreeMap<PublicKey, Activity>,
+}
 
-    /// What the client with this key does; `None` while it is not connected.
-    fn activity(&self, key: &PublicKey) -> Option<Activity>;
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// This is the answer.
+    Now(Value),
+    /// Every slot must be asked first.
+    Ask(Inquiry),
+}
 
-    /// Ends every session of this key at once, and resets its flows. How many sessions there were.
-    fn cut_off(&mut self, key: &PublicKey) -> usize;
+/// What every slot must be asked before a request is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inquiry {
+    /// For `status`: its report.
+    Status,
+    /// For `clients`: its report.
+    Clients,
+    /// For `revoke`: to end every session of this key at once, and reset its flows.
+    CutOff(PublicKey),
 }
 
 /// `whimbrel-gateway status --json`.
@@ -79,6 +123,28 @@ pub struct Status {
     pub tx_bytes: u64,
     /// Bytes from clients since the start.
     pub rx_bytes: u64,
+    /// The threads that carry clients.
+    #[serde(default)]
+    pub slots: Vec<SlotStatus>,
+}
+
+/// What one of the gateway's threads does, and has done since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// Its number.
+    pub slot: u8,
+    /// Clients connected to it.
+    pub connections: u64,
+    /// Flows it has open.
+    pub flows: u64,
+    /// Datagrams it received.
+    pub datagrams: u64,
+    /// Those of them for a connection of another slot, which were passed on.
+    pub strayed: u64,
+    /// Sessions that came to it from another slot, with their flows.
+    pub moved_in: u64,
+    /// Times a client came from another address or by another path and was still found here.
+    pub readdressed: u64,
 }
 
 /// What waits for its clients.
@@ -133,41 +199,94 @@ pub struct Activity {
     pub connected_s: u64,
 }
 
-/// Answers one request of the command line.
+/// Answers one request of the command line, or says what must be known for that.
 ///
 /// # Errors
 /// A sentence for the user.
 pub fn answer(
     request: &Request,
     state: &mut State,
-    running: &mut impl Running,
+    facts: &Facts,
     now: UnixSeconds,
-) -> Result<Value, String> {
+) -> Result<Answer, String> {
     match request.verb.as_str() {
-        "status" => {
-            let status = Status { clients: state.clients().iter().count(), ..running.status() };
-            Ok(json!(status))
-        }
-        "clients" => Ok(json!(rows(state, now, |key| running.activity(key)))),
+        "status" => Ok(Answer::Ask(Inquiry::Status)),
+        "clients" => Ok(Answer::Ask(Inquiry::Clients)),
         "invite" => {
             let name = name(&request.args)?;
             let valid = valid(&request.args)?;
             let token =
                 state.issue_invite(&name, valid.0, now).map_err(|error| sentence(&error))?;
-            let (public, gateway_key) = running.identity();
+            let (public, gateway_key) = (facts.public.clone(), facts.key);
             let invite = Invite { host: public.host, port: public.port, gateway_key, token };
             tracing::info!(client = %name, uid = request.peer.uid, "Made an invite");
-            Ok(json!({ "invite": invite.to_string() }))
+            Ok(Answer::Now(json!({ "invite": invite.to_string() })))
         }
         "revoke" => {
             let name = name(&request.args)?;
             let key = state.revoke(&name).map_err(|error| sentence(&error))?;
-            let sessions = key.map_or(0, |key| running.cut_off(&key));
-            tracing::info!(client = %name, sessions, uid = request.peer.uid, "Revoked a client");
-            Ok(json!({ "enrolled": key.is_some(), "sessions": sessions }))
+            tracing::info!(client = %name, uid = request.peer.uid, "Revoked a client");
+            Ok(match key {
+                Some(key) => Answer::Ask(Inquiry::CutOff(key)),
+                None => Answer::Now(json!({ "enrolled": false, "sessions": 0 })),
+            })
         }
         other => Err(unknown_verb(other)),
     }
+}
+
+/// The answer once every slot has told its part: its report, or how many sessions it has ended.
+pub fn conclude(
+    inquiry: &Inquiry,
+    reports: Vec<Report>,
+    ended: usize,
+    state: &mut State,
+    facts: &Facts,
+    now: UnixSeconds,
+) -> Value {
+    match inquiry {
+        Inquiry::Status => json!(status(reports, state.clients().iter().count(), facts)),
+        Inquiry::Clients => {
+            let mut activities: BTreeMap<PublicKey, Activity> = BTreeMap::new();
+            for (key, activity) in reports.into_iter().flat_map(|report| report.activities) {
+                activities.entry(key).or_default().add(activity);
+            }
+            json!(rows(state, now, |key| activities.get(key).cloned()))
+        }
+        Inquiry::CutOff(_) => json!({ "enrolled": true, "sessions": ended }),
+    }
+}
+
+fn status(mut reports: Vec<Report>, clients: usize, facts: &Facts) -> Status {
+    reports.sort_by_key(|report| report.slot.slot);
+    let mut status = Status {
+        state: "running".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_s: facts.uptime_s,
+        listen: facts.listen.clone(),
+        public: facts.public.to_string(),
+        key: facts.key.to_string(),
+        clients,
+        outlives: facts.outlives,
+        ..Status::default()
+    };
+    for report in reports {
+        status.connected += usize::try_from(report.slot.connections).unwrap_or(usize::MAX);
+        status.flows += report.slot.flows;
+        status.parked.sessions += report.parked.sessions;
+        status.parked.flows += report.parked.flows;
+        status.evicted += report.evicted;
+        status.restored += report.restored;
+        status.unkept += report.unkept;
+        status.dials.connected += report.dials.connected;
+        status.dials.failed += report.dials.failed;
+        status.dials.denied += report.dials.denied;
+        status.dials.limited += report.dials.limited;
+        status.tx_bytes += report.tx_bytes;
+        status.rx_bytes += report.rx_bytes;
+        status.slots.push(report.slot);
+    }
+    status
 }
 
 /// Every client, and every invite that nobody has used yet.
@@ -196,6 +315,17 @@ pub fn rows(
         activity: None,
     }));
     rows
+}
+
+impl Activity {
+    /// Another connection of the same client.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.flows += other.flows;
+        self.addresses.extend(other.addresses);
+        self.tx_bytes += other.tx_bytes;
+        self.rx_bytes += other.rx_bytes;
+        self.connected_s = self.connected_s.max(other.connected_s);
+    }
 }
 
 fn name(args: &Value) -> Result<ClientName, String> {

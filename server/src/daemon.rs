@@ -1,34 +1,35 @@
-//! The gateway process: one thread that moves datagrams, socket news and requests.
+//! The head of the gateway process: it owns the files, the control socket, the signals and the word
+//! with the service manager, starts the [slots](crate::slot) and answers them.
+//!
+//! It is no slot itself: what waits for a disk or asks everybody never stands in the way of a
+//! datagram.
 
-use std::future::poll_fn;
-use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd};
-use std::task::Poll;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use bytes::BytesMut;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use anyhow::{Context as _, bail};
+use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
-use whimbrel_carrier::Transmit;
-use whimbrel_carrier::udp::RECEIVE_BUFFER;
-use whimbrel_common::config::{GatewayConfig, HostPort};
-use whimbrel_common::identity::{PublicKey, SecretKey};
-use whimbrel_common::wire::Denial;
+use whimbrel_common::config::{ConfigError, GatewayConfig};
+use whimbrel_common::identity::SecretKey;
+use whimbrel_common::wire::{Denial, SessionId};
+use whimbrel_gateway_core::directory::{Directory, SlotNumber, Step};
 use whimbrel_gateway_core::invites::RedeemError;
+use whimbrel_gateway_core::limits::Usage;
 use whimbrel_host::Layout;
 use whimbrel_host::addresses;
 use whimbrel_host::control::{ControlServer, Request, Responder};
 use whimbrel_host::output::unix_now;
 use whimbrel_host::service::{self, Order, Orders, Watchdog};
 
-use crate::control::{self, Activity, Dials, Running, Status, Waiting};
-use crate::gateway::{Ask, Gateway, Question};
-use crate::keep::Keep;
+use crate::control::{self, Answer, Facts, Inquiry, Report};
+use crate::keep::{Keep, KeptSession};
 use crate::passed::Passed;
-use crate::ports::Ports;
+use crate::ports::Listening;
+use crate::slot::{self, Inheritance, STRAYS, Start};
 use crate::state::{EnrolError, State};
+use crate::talk::{Attach, Moved, News, SharedUsage, ToHead, ToSlot};
 
 /// What the daemon starts with.
 #[derive(Debug)]
@@ -43,19 +44,17 @@ pub struct Launch {
     pub reread: fn(&Layout) -> anyhow::Result<GatewayConfig>,
 }
 
-/// Batches taken from one socket before everything else gets its turn: 16 × 64 KiB.
-const RECEIVE_BATCHES: usize = 16;
-
-/// Send calls before everything else gets its turn: 64 × 32 datagrams.
-const SEND_CALLS: usize = 64;
-
 /// The clients file is looked at this often, for revocations by hand.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
+
+/// A slot that is told to stop says goodbye to its clients and is done. One that is not after this
+/// hangs, and its clients find out without it.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the gateway until it is told to stop.
 ///
 /// # Errors
-/// The gateway cannot start.
+/// The gateway cannot start, or one of its slots failed.
 pub fn run(launch: Launch) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -65,113 +64,303 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
 }
 
 async fn serve(launch: Launch) -> anyhow::Result<()> {
-    let mut state = State::open(&launch.layout)?;
+    let state = State::open(&launch.layout)?;
     let passed = Passed::take();
-    let ports = Ports::open(&launch.config.listen, passed.sockets)?;
-    let key = launch.key.public();
-    let mut gateway = Gateway::new(&launch.config, launch.key, addresses::own()?)?;
-    go_on(&mut gateway, passed.kept, &mut state);
+    let listening = Listening::open(&launch.config.listen, passed.sockets)?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let count = listening.slots(launch.config.slots, cores).map_err(|message| {
+        let file = launch.layout.config.display().to_string();
+        ConfigError { file, line: None, message }
+    })?;
     let control = ControlServer::bind(&launch.layout.socket, control::CHANGES)?;
-    let mut daemon = Daemon {
-        sockets: Watched::new(gateway.as_fd().as_raw_fd())?,
-        receive: vec![0; RECEIVE_BUFFER],
-        send: Vec::with_capacity(RECEIVE_BUFFER),
-        pending: None,
-        ports,
-        gateway,
+    let (slots, inboxes) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+    let (tell_head, words) = mpsc::unbounded_channel();
+    let mut head = Head {
+        facts: Facts {
+            public: launch.config.public.clone(),
+            key: launch.key.public(),
+            listen: listening.addresses(),
+            uptime_s: 0,
+            outlives: false,
+        },
+        since: Instant::now(),
         state,
-        public: launch.config.public,
-        key,
         layout: launch.layout,
         reread: launch.reread,
+        slots,
+        words,
+        directory: Directory::default(),
+        gatherings: Vec::new(),
+        next: 0,
         watchdog: Watchdog::new(Instant::now()),
         reload_at: Instant::now() + RELOAD_EVERY,
+        round: None,
         connected: None,
     };
-    let listen: Vec<String> = daemon.ports.addresses().iter().map(ToString::to_string).collect();
-    info!(listen = listen.join(", "), "Gateway runs");
-    daemon.announce();
+    let kept = head.go_on(passed.kept, count);
+    listening.steer(count);
+    let (config, key) = (Arc::new(launch.config), launch.key);
+    spawn_slots(listening, kept, &config, &key, inboxes, &tell_head)?;
+    drop(tell_head);
+    head.await_slots().await?;
+    let listen: Vec<String> = head.facts.listen.iter().map(ToString::to_string).collect();
+    info!(listen = listen.join(", "), slots = count, "Gateway runs");
+    head.announce(0);
     service::ready();
-    daemon.run(control).await
+    head.run(control).await
 }
 
-/// Goes on with what a process before left with the service manager. A gateway that cannot serves
-/// new connections all the same.
-fn go_on(gateway: &mut Gateway, kept: Vec<(String, OwnedFd)>, state: &mut State) {
-    match Keep::open(kept) {
-        Ok(Some((keep, sessions))) => {
-            let admit = |key: &PublicKey| state.admit(key).map(|name| (name, state.options(key)));
-            gateway.restore(keep, sessions, admit, Instant::now());
-        }
-        Ok(None) => debug!("No service manager: connections end with this process"),
-        Err(error) => warn!(%error, "Connections will end with this process"),
+fn spawn_slots(
+    listening: Listening,
+    kept: Vec<Option<Inheritance>>,
+    config: &Arc<GatewayConfig>,
+    key: &SecretKey,
+    inboxes: Vec<mpsc::UnboundedReceiver<ToSlot>>,
+    head: &mpsc::UnboundedSender<(SlotNumber, ToHead)>,
+) -> anyhow::Result<()> {
+    let own: Vec<_> = addresses::own()?.into_iter().collect();
+    let usage = SharedUsage::new(Usage::new(&config.limits));
+    let count = u8::try_from(inboxes.len()).unwrap_or(u8::MAX);
+    let (neighbours, strays): (Vec<_>, Vec<_>) =
+        inboxes.iter().map(|_| mpsc::channel(STRAYS)).unzip();
+    let sockets = listening.split(count);
+    let parts = inboxes.into_iter().zip(strays).zip(sockets).zip(kept);
+    for (number, (((inbox, strays), sockets), kept)) in (0..count).zip(parts) {
+        let start = Start {
+            number: SlotNumber(number),
+            config: Arc::clone(config),
+            key: SecretKey::from_seed(*key.seed()),
+            own: own.clone(),
+            usage: usage.clone(),
+            sockets,
+            kept,
+            inbox,
+            head: head.clone(),
+            strays,
+            neighbours: neighbours.clone(),
+        };
+        slot::spawn(start).context("cannot start a thread")?;
     }
+    Ok(())
 }
 
-struct Daemon {
-    ports: Ports,
-    gateway: Gateway,
+struct Head {
+    facts: Facts,
+    since: Instant,
     state: State,
-    public: HostPort,
-    key: PublicKey,
     layout: Layout,
     reread: fn(&Layout) -> anyhow::Result<GatewayConfig>,
+    slots: Vec<mpsc::UnboundedSender<ToSlot>>,
+    words: mpsc::UnboundedReceiver<(SlotNumber, ToHead)>,
+    directory: Directory<Attach>,
+    gatherings: Vec<Gathering>,
+    /// The number of the next gathering.
+    next: u64,
     watchdog: Watchdog,
-    sockets: Watched,
-    receive: Vec<u8>,
-    send: Vec<u8>,
-    /// A transmit the kernel had no room for; its bytes are in `send`.
-    pending: Option<Transmit>,
     reload_at: Instant,
+    /// Slots that have yet to say that they go round, and the clients of those that have.
+    round: Option<(usize, usize)>,
     /// The number of connected clients that the service manager was told.
     connected: Option<usize>,
 }
 
-enum Wake {
-    Io,
-    Request(Request, Responder),
-    Order(Order),
+/// A request that every slot was asked about.
+struct Gathering {
+    number: u64,
+    inquiry: Inquiry,
+    responder: Responder,
+    missing: usize,
+    reports: Vec<Report>,
+    ended: usize,
 }
 
-impl Daemon {
+enum Wake {
+    Word(SlotNumber, ToHead),
+    Request(Request, Responder),
+    Order(Order),
+    Time,
+}
+
+impl Head {
+    /// Goes on with what a process before left with the service manager. A gateway that cannot
+    /// serves new connections all the same.
+    fn go_on(&mut self, kept: Vec<(String, OwnedFd)>, slots: u8) -> Vec<Option<Inheritance>> {
+        match Keep::open(kept, usize::from(slots)) {
+            Ok(Some(kept)) => {
+                self.facts.outlives = true;
+                let numbers = (0..slots).map(SlotNumber);
+                numbers.zip(kept).map(|(slot, kept)| Some(self.introduce(slot, kept))).collect()
+            }
+            Ok(None) => {
+                debug!("No service manager: connections end with this process");
+                (0..slots).map(|_| None).collect()
+            }
+            Err(error) => {
+                warn!(%error, "Connections will end with this process");
+                (0..slots).map(|_| None).collect()
+            }
+        }
+    }
+
+    fn introduce(
+        &mut self,
+        slot: SlotNumber,
+        (keep, sessions): (Keep, Vec<KeptSession>),
+    ) -> Inheritance {
+        let introduce = |session: KeptSession| {
+            let client = self.state.client(&session.key);
+            if client.is_some() {
+                self.directory.opened(session.id, session.key, slot);
+            }
+            (session, client)
+        };
+        (keep, sessions.into_iter().map(introduce).collect())
+    }
+
+    /// Waits until every slot is ready.
+    async fn await_slots(&mut self) -> anyhow::Result<()> {
+        let mut missing = self.slots.len();
+        while missing > 0 {
+            match self.words.recv().await {
+                Some((_, ToHead::Started)) => missing -= 1,
+                Some((slot, word)) => self.hear(slot, word)?,
+                None => bail!("the gateway's threads ended"),
+            }
+        }
+        Ok(())
+    }
+
     async fn run(&mut self, mut control: ControlServer) -> anyhow::Result<()> {
         let mut orders = Orders::listen()?;
         loop {
-            let busy = self.turn()?;
-            match self.wait(busy, &mut control, &mut orders).await {
-                Wake::Io => {}
-                Wake::Request(request, responder) => {
-                    responder.reply(self.answer(&request));
-                }
+            match self.wait(&mut control, &mut orders).await {
+                Wake::Word(slot, word) => self.hear(slot, word)?,
+                Wake::Request(request, responder) => self.answer(&request, responder),
                 Wake::Order(Order::Reload) => self.reload(),
                 Wake::Order(Order::Stop) => break,
+                Wake::Time => self.go_round(Instant::now()),
             }
         }
         service::stopping();
         info!("Gateway stops");
-        self.gateway.close(Instant::now());
-        self.turn()?;
+        self.stop().await;
         Ok(())
     }
 
-    /// One round of everything that can be done without waiting. Whether more could be.
-    fn turn(&mut self) -> anyhow::Result<bool> {
-        let now = Instant::now();
-        let mut busy = self.receive(now);
-        busy |= self.gateway.handle_sockets().context("cannot read socket news")?;
-        busy |= self.gateway.advance(now);
-        while let Some(ask) = self.gateway.poll_ask() {
-            self.decide(ask, now);
-            busy = true;
+    async fn wait(&mut self, control: &mut ControlServer, orders: &mut Orders) -> Wake {
+        // Before a round is over there is no use in another one.
+        let deadline = self.watchdog.deadline().filter(|_| self.round.is_none());
+        let deadline = deadline.map_or(self.reload_at, |at| at.min(self.reload_at));
+        tokio::select! {
+            biased;
+            order = orders.next() => Wake::Order(order),
+            // Seldom, and it puts itself off: slots with much to say do not starve the watchdog.
+            () = tokio::time::sleep_until(deadline.into()) => Wake::Time,
+            Some((slot, word)) = self.words.recv() => Wake::Word(slot, word),
+            (request, responder) = control.next() => Wake::Request(request, responder),
         }
-        busy |= self.transmit(now);
+    }
+
+    /// Looks after what nobody asks for.
+    fn go_round(&mut self, now: Instant) {
         if now >= self.reload_at {
             self.reload_at = now + RELOAD_EVERY;
-            self.drop_revoked(now);
-            self.announce();
+            self.drop_revoked();
         }
-        self.watchdog.feed(now);
-        Ok(busy)
+        if self.round.is_none() {
+            self.round = Some((self.slots.len(), 0));
+            self.tell_all(|| ToSlot::Pulse);
+        }
+    }
+
+    fn tell(&self, slot: SlotNumber, what: ToSlot) {
+        if let Some(inbox) = self.slots.get(usize::from(slot.0)) {
+            // A slot that is gone has said so, and that ends the process.
+            let _ = inbox.send(what);
+        }
+    }
+
+    fn tell_all(&self, what: impl Fn() -> ToSlot) {
+        for inbox in &self.slots {
+            let _ = inbox.send(what());
+        }
+    }
+
+    fn hear(&mut self, slot: SlotNumber, word: ToHead) -> anyhow::Result<()> {
+        match word {
+            ToHead::Started => {}
+            ToHead::News(news) => self.decide(slot, news),
+            ToHead::Yielded(session, moved) => {
+                let Some((to, attach, next)) = self.directory.yielded(session, moved.is_some())
+                else {
+                    return Ok(());
+                };
+                self.attach(to, attach, moved);
+                next.into_iter().for_each(|step| self.take(session, step));
+            }
+            ToHead::CutOff(number, ended) => self.gather(number, None, ended),
+            ToHead::Report(number, report) => self.gather(number, Some(*report), 0),
+            ToHead::Turned(clients) => self.turned(clients),
+            ToHead::Ended(outcome) => {
+                outcome.with_context(|| format!("slot {slot} failed"))?;
+                bail!("slot {slot} ended");
+            }
+        }
+        Ok(())
+    }
+
+    fn decide(&mut self, slot: SlotNumber, news: News) {
+        match news {
+            News::Enrol(caller, token) => {
+                let outcome = self.state.redeem(&token, caller.key, unix_now()).map_err(|error| {
+                    warn!(key = %caller.key, %error, "Cannot enrol");
+                    denial(&error)
+                });
+                self.tell(slot, ToSlot::Enrolled(caller, outcome));
+            }
+            News::Attach(attach) => match attach.session {
+                Some(session) => {
+                    if let Some(step) = self.directory.attach(session, slot, attach) {
+                        self.take(session, step);
+                    }
+                }
+                None => self.attach(slot, attach, None),
+            },
+            News::Opened(session, key) => {
+                self.directory.opened(session, key, slot);
+                // It may have been revoked since its attach was answered.
+                if self.state.admit(&key).is_none() {
+                    self.tell(slot, ToSlot::CutOff(key, None));
+                }
+            }
+            News::Closed(session) => self.directory.closed(session, slot),
+            News::Housed(from, sockets) => self.tell(from, ToSlot::Left(sockets)),
+        }
+    }
+
+    fn take(&mut self, session: SessionId, step: Step<Attach>) {
+        match step {
+            Step::Attach(slot, attach) => self.attach(slot, attach, None),
+            Step::Claim { from, attach } => self.tell(from, ToSlot::Yield(session, attach)),
+        }
+    }
+
+    fn attach(&mut self, slot: SlotNumber, attach: Attach, moved: Option<Box<Moved>>) {
+        let client = self.state.client(&attach.caller.key);
+        self.tell(slot, ToSlot::Attach(attach, client, moved));
+    }
+
+    fn turned(&mut self, clients: usize) {
+        let Some((missing, connected)) = self.round else { return };
+        let (missing, connected) = (missing.saturating_sub(1), connected + clients);
+        if missing > 0 {
+            self.round = Some((missing, connected));
+            return;
+        }
+        // Only a gateway all of whose slots go round is well.
+        self.round = None;
+        self.watchdog.feed(Instant::now());
+        self.announce(connected);
     }
 
     /// Reads the configuration and the clients again. What is wrong with them is told, and what was
@@ -180,202 +369,93 @@ impl Daemon {
         service::reloading();
         match (self.reread)(&self.layout) {
             Ok(config) => {
-                self.gateway.configure(&config);
-                self.public = config.public;
-                info!("The configuration was read again; `listen` changes with the next start");
+                self.facts.public = config.public.clone();
+                let config = Arc::new(config);
+                self.tell_all(|| ToSlot::Configure(Arc::clone(&config)));
+                info!(
+                    "The configuration was read again; `listen` and `slots` change with the next start"
+                );
             }
             Err(error) => warn!(error = format!("{error:#}"), "The configuration stays as it was"),
         }
-        self.drop_revoked(Instant::now());
+        self.drop_revoked();
         service::ready();
     }
 
     /// Tells the service manager how many clients are connected.
-    fn announce(&mut self) {
-        let connected = connected(&self.gateway);
+    fn announce(&mut self, connected: usize) {
         if self.connected.replace(connected) != Some(connected) {
             let text = format!("listening, {connected} clients connected");
             service::status(&text);
         }
     }
 
-    fn decide(&mut self, ask: Ask, now: Instant) {
-        match ask.question {
-            Question::Enrol(token) => {
-                let outcome = self.state.redeem(&token, ask.key, unix_now()).map_err(|error| {
-                    warn!(key = %ask.key, %error, "Cannot enrol");
-                    denial(&error)
-                });
-                self.gateway.enrolled(ask.connection, outcome, now);
-            }
-            Question::Attach { session, epoch } => {
-                let client =
-                    self.state.admit(&ask.key).map(|name| (name, self.state.options(&ask.key)));
-                self.gateway.attached(ask.connection, session, epoch, client, now);
-            }
-        }
-    }
-
     /// Cuts off clients whose key was taken out of the file by hand.
-    fn drop_revoked(&mut self, now: Instant) {
+    fn drop_revoked(&mut self) {
         if !self.state.reload() {
             return;
         }
-        let keys: Vec<PublicKey> = self
-            .gateway
-            .peers()
-            .filter(|peer| peer.session.is_some())
-            .map(|peer| peer.key)
-            .collect();
-        for key in keys {
+        for key in self.directory.keys() {
             if self.state.admit(&key).is_none() {
-                self.gateway.cut_off(&key, now);
+                self.tell_all(|| ToSlot::CutOff(key, None));
             }
         }
     }
 
-    fn answer(&mut self, request: &Request) -> Result<serde_json::Value, String> {
-        let mut running = RunningGateway {
-            gateway: &mut self.gateway,
-            ports: &self.ports,
-            public: &self.public,
-            key: self.key,
-            now: Instant::now(),
+    fn answer(&mut self, request: &Request, responder: Responder) {
+        self.facts.uptime_s = self.since.elapsed().as_secs();
+        let inquiry = match control::answer(request, &mut self.state, &self.facts, unix_now()) {
+            Ok(Answer::Ask(inquiry)) => inquiry,
+            Ok(Answer::Now(value)) => return responder.reply(Ok(value)),
+            Err(sentence) => return responder.reply(Err(sentence)),
         };
-        control::answer(request, &mut self.state, &mut running, unix_now())
+        let number = self.next;
+        self.next += 1;
+        match inquiry {
+            Inquiry::Status | Inquiry::Clients => self.tell_all(|| ToSlot::Report(number)),
+            Inquiry::CutOff(key) => self.tell_all(|| ToSlot::CutOff(key, Some(number))),
+        }
+        let (missing, reports, ended) = (self.slots.len(), Vec::new(), 0);
+        let gathering = Gathering { number, inquiry, responder, missing, reports, ended };
+        self.gatherings.push(gathering);
     }
 
-    fn receive(&mut self, now: Instant) -> bool {
-        let mut busy = false;
-        for at in 0..self.ports.count() {
-            for batch in 0..RECEIVE_BATCHES {
-                match self.ports.receive(at, &mut self.receive) {
-                    Ok(arrived) => {
-                        let bytes = &self.receive[..arrived.size];
-                        for datagram in bytes.chunks(arrived.stride) {
-                            let data = BytesMut::from(datagram);
-                            let (remote, local) = (arrived.remote, arrived.local);
-                            self.gateway.handle_datagram(remote, local, arrived.ecn, data, now);
-                        }
-                        busy |= batch + 1 == RECEIVE_BATCHES;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => {
-                        // An ICMP error of some earlier datagram: the peer's own timers tell.
-                        debug!(%error, "Receive failed");
+    /// One slot has told its part.
+    fn gather(&mut self, number: u64, report: Option<Report>, ended: usize) {
+        let Some(at) = self.gatherings.iter().position(|one| one.number == number) else { return };
+        let gathering = &mut self.gatherings[at];
+        gathering.reports.extend(report);
+        gathering.ended += ended;
+        gathering.missing = gathering.missing.saturating_sub(1);
+        if gathering.missing > 0 {
+            return;
+        }
+        let Gathering { inquiry, responder, reports, ended, .. } = self.gatherings.swap_remove(at);
+        let (state, facts) = (&mut self.state, &self.facts);
+        let value = control::conclude(&inquiry, reports, ended, state, facts, unix_now());
+        responder.reply(Ok(value));
+    }
+
+    /// Lets every slot say goodbye.
+    async fn stop(&mut self) {
+        self.tell_all(|| ToSlot::Stop);
+        let mut missing = self.slots.len();
+        let ends = async {
+            while missing > 0
+                && let Some((slot, word)) = self.words.recv().await
+            {
+                if let ToHead::Ended(outcome) = word {
+                    missing -= 1;
+                    if let Err(error) = outcome {
+                        warn!(%slot, error = format!("{error:#}"), "A slot failed");
                     }
                 }
             }
-        }
-        busy
-    }
-
-    fn transmit(&mut self, now: Instant) -> bool {
-        for _ in 0..SEND_CALLS {
-            if self.pending.is_none() {
-                self.send.clear();
-                self.pending = self.gateway.poll_transmit(now, &mut self.send);
-            }
-            let Some(transmit) = self.pending else { return false };
-            match self.ports.send(&transmit, &self.send) {
-                Ok(()) => self.pending = None,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(error) => {
-                    debug!(to = %transmit.destination, %error, "Send failed");
-                    self.pending = None;
-                }
-            }
-        }
-        true
-    }
-
-    async fn wait(&mut self, busy: bool, control: &mut ControlServer, orders: &mut Orders) -> Wake {
-        let deadline = if busy {
-            Instant::now()
-        } else {
-            let others = [self.gateway.poll_timeout(), self.watchdog.deadline()];
-            others.into_iter().flatten().fold(self.reload_at, Instant::min)
         };
-        let (ports, sockets, pending) = (&self.ports, &self.sockets, &self.pending);
-        let io = poll_fn(|cx| {
-            let readable = ports.poll_readable(cx);
-            let writable =
-                pending.as_ref().is_some_and(|transmit| ports.poll_writable(transmit, cx));
-            let news = sockets.poll(cx);
-            if readable || writable || news { Poll::Ready(()) } else { Poll::Pending }
-        });
-        tokio::select! {
-            biased;
-            order = orders.next() => Wake::Order(order),
-            (request, responder) = control.next() => Wake::Request(request, responder),
-            () = io => Wake::Io,
-            () = tokio::time::sleep_until(deadline.into()) => Wake::Io,
+        if tokio::time::timeout(STOP_PATIENCE, ends).await.is_err() {
+            warn!("Not every slot has stopped");
         }
     }
-}
-
-/// What the control socket sees of the gateway.
-struct RunningGateway<'a> {
-    gateway: &'a mut Gateway,
-    ports: &'a Ports,
-    public: &'a HostPort,
-    key: PublicKey,
-    now: Instant,
-}
-
-impl Running for RunningGateway<'_> {
-    fn identity(&self) -> (HostPort, PublicKey) {
-        (self.public.clone(), self.key)
-    }
-
-    fn status(&self) -> Status {
-        let stats = self.gateway.stats;
-        let parked = self.gateway.parked();
-        Status {
-            state: "running".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_s: self.now.saturating_duration_since(self.gateway.since).as_secs(),
-            listen: self.ports.addresses(),
-            public: self.public.to_string(),
-            key: self.key.to_string(),
-            clients: 0,
-            connected: connected(self.gateway),
-            flows: self.gateway.flow_count() as u64,
-            parked: Waiting { sessions: parked.0 as u64, flows: parked.1 as u64 },
-            evicted: stats.evicted,
-            restored: stats.restored,
-            unkept: stats.unkept,
-            outlives: self.gateway.outlives(),
-            dials: Dials {
-                connected: stats.connected,
-                failed: stats.failed,
-                denied: stats.denied,
-                limited: stats.limited,
-            },
-            tx_bytes: stats.down_bytes,
-            rx_bytes: stats.up_bytes,
-        }
-    }
-
-    fn activity(&self, key: &PublicKey) -> Option<Activity> {
-        let peer = self.gateway.peers().find(|peer| peer.key == *key && peer.session.is_some())?;
-        let session = peer.session.as_ref()?;
-        Some(Activity {
-            flows: session.flows.len() as u64,
-            addresses: self.gateway.addresses(peer),
-            tx_bytes: session.down_bytes,
-            rx_bytes: session.up_bytes,
-            connected_s: self.now.saturating_duration_since(peer.since).as_secs(),
-        })
-    }
-
-    fn cut_off(&mut self, key: &PublicKey) -> usize {
-        self.gateway.cut_off(key, self.now)
-    }
-}
-
-fn connected(gateway: &Gateway) -> usize {
-    gateway.peers().filter(|peer| peer.session.is_some()).count()
 }
 
 fn denial(error: &EnrolError) -> Denial {
@@ -385,35 +465,5 @@ fn denial(error: &EnrolError) -> Denial {
         EnrolError::Invite(RedeemError::Expired) => Denial::InviteExpired,
         EnrolError::Client(_) => Denial::AlreadyEnrolled,
         EnrolError::Storage(_) => Denial::Busy,
-    }
-}
-
-/// A descriptor owned by somebody else, watched for reading.
-struct Watched(AsyncFd<Borrowed>);
-
-/// The number of a descriptor that outlives its watcher.
-struct Borrowed(RawFd);
-
-impl AsRawFd for Borrowed {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
-}
-
-impl Watched {
-    #[expect(deprecated, reason = "the replacement is unsafe, and the owner is dropped later")]
-    fn new(descriptor: RawFd) -> io::Result<Self> {
-        AsyncFd::with_interest(Borrowed(descriptor), Interest::READABLE).map(Self)
-    }
-
-    fn poll(&self, cx: &mut std::task::Context<'_>) -> bool {
-        match self.0.poll_read_ready(cx) {
-            Poll::Ready(Ok(mut guard)) => {
-                guard.clear_ready();
-                true
-            }
-            Poll::Ready(Err(_)) => true,
-            Poll::Pending => false,
-        }
     }
 }

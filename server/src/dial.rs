@@ -65,22 +65,29 @@ impl Dialler {
             Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
             Err(error) => return Err(error),
         }
-        self.watch(flow, &socket.socket)
+        self.watch(flow, socket.socket.as_fd())
     }
 
     /// Takes over a socket that was dialled by another process.
     pub(crate) fn adopt(&self, flow: u64, socket: TcpStream) -> io::Result<Destination> {
-        self.watch(flow, &socket)?;
+        self.watch(flow, socket.as_fd())?;
         Ok(Destination { socket, pending: VecDeque::new() })
     }
 
-    fn watch(&self, flow: u64, socket: &TcpStream) -> io::Result<()> {
+    /// Tells of this socket from now on.
+    pub(crate) fn watch(&self, flow: u64, socket: BorrowedFd<'_>) -> io::Result<()> {
         let wanted = epoll::EventFlags::IN
             | epoll::EventFlags::OUT
             | epoll::EventFlags::RDHUP
             | epoll::EventFlags::ET;
         epoll::add(&self.epoll, socket, epoll::EventData::new_u64(flow), wanted)?;
         Ok(())
+    }
+
+    /// Tells of this socket no more.
+    pub(crate) fn forget(&self, socket: BorrowedFd<'_>) {
+        // It fails for a socket that was not dialled yet.
+        let _ = epoll::delete(&self.epoll, socket);
     }
 
     /// Takes the news the kernel has, without waiting.

@@ -140,6 +140,17 @@ impl Flow {
         })
     }
 
+    /// The flow has come from another slot, and no stream of this one carries it yet. What the
+    /// kernel had announced is looked for again.
+    pub(crate) fn settle(&mut self) {
+        self.client = Connection::NONE;
+        self.parked = true;
+        self.queued = false;
+        self.can_read = true;
+        self.can_write = !self.dialling;
+        self.closing = true;
+    }
+
     /// Whether the destination has not answered yet.
     pub(crate) fn is_dialling(&self) -> bool {
         self.dialling
@@ -370,3 +381,6 @@ impl Flow {
         self.socket.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

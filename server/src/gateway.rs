@@ -1,7 +1,7 @@
-//! The gateway's data thread: clients, their flows and the sockets of their destinations.
+//! What a slot of the gateway has: clients, their flows and the sockets of their destinations.
 //!
 //! Everything belongs to one [`Gateway`]. Its owner feeds datagrams, socket news and the time, and
-//! takes datagrams to send; nothing here waits.
+//! takes datagrams to send and news for the head; nothing here waits.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -20,15 +20,17 @@ use whimbrel_common::config::GatewayConfig;
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::invite::Token;
 use whimbrel_common::path::{Action, Input, PathKey, PreferredBy};
-use whimbrel_common::wire::{Control, Denial, SessionId, StreamCode, VERSION};
+use whimbrel_common::wire::{Control, Denial, StreamCode, VERSION};
+use whimbrel_gateway_core::directory::SlotNumber;
 use whimbrel_gateway_core::egress::Policy;
-use whimbrel_gateway_core::limits::Usage;
 
+use crate::control::{Activity, Dials, Report, SlotStatus, Waiting};
 use crate::dial::{Dialler, Ready};
 use crate::flow::{End, Flow};
 use crate::keep::Keep;
 use crate::peer::{ADMISSION_BYTES, Peer, Use};
 use crate::sessions::Parked;
+use crate::talk::{Attach, Caller, News, SharedUsage};
 
 mod attach;
 mod flows;
@@ -38,7 +40,7 @@ const SCRATCH: usize = 128 * 1024;
 
 /// Counters since the start of the process.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Stats {
+struct Stats {
     /// Dials the destination answered.
     pub(crate) connected: u64,
     /// Dials that failed.
@@ -53,34 +55,23 @@ pub(crate) struct Stats {
     pub(crate) restored: u64,
     /// Flows for which there was no room to outlive this process.
     pub(crate) unkept: u64,
+    /// Sessions that came from other slots.
+    pub(crate) moved_in: u64,
+    /// Times a client came from another address or by another path.
+    pub(crate) readdressed: u64,
     /// Bytes to destinations.
     pub(crate) up_bytes: u64,
     /// Bytes from destinations.
     pub(crate) down_bytes: u64,
 }
 
-/// A question about a client's rights, which the files of the gateway answer.
-#[derive(Debug)]
-pub(crate) struct Ask {
-    pub(crate) connection: Connection,
-    pub(crate) key: PublicKey,
-    pub(crate) question: Question,
-}
-
-#[derive(Debug)]
-pub(crate) enum Question {
-    /// May this key be enrolled with this token?
-    Enrol(Token),
-    /// Is this key enrolled?
-    Attach { session: Option<SessionId>, epoch: u64 },
-}
-
 /// See the [module](self).
 pub(crate) struct Gateway {
+    number: SlotNumber,
     endpoint: Endpoint,
     dialler: Dialler,
     policy: Policy,
-    usage: Usage,
+    usage: SharedUsage,
     limits: whimbrel_common::config::Limits,
     peers: BTreeMap<Connection, Peer>,
     parked: Parked,
@@ -91,28 +82,36 @@ pub(crate) struct Gateway {
     work: VecDeque<u64>,
     /// Dials by the time they are given up.
     dials: VecDeque<(Instant, u64)>,
-    asks: VecDeque<Ask>,
+    news: VecDeque<News>,
+    /// How many connections there have been.
+    serials: u64,
     scratch: Vec<u8>,
-    pub(crate) stats: Stats,
-    pub(crate) since: Instant,
+    stats: Stats,
 }
 
 impl Gateway {
+    /// The gateway of one of `slots` slots.
     pub(crate) fn new(
+        (number, slots): (SlotNumber, u8),
         config: &GatewayConfig,
         key: SecretKey,
         own: impl IntoIterator<Item = IpAddr>,
+        usage: SharedUsage,
     ) -> anyhow::Result<Self> {
-        let identity = Identity { key, role: Role::Gateway { server: ServerId::default() } };
-        let half_open = usize::try_from(config.limits.half_open).unwrap_or(usize::MAX);
+        let server = ServerId { node: 0, slot: number.0 };
+        let identity = Identity { key, role: Role::Gateway { server } };
+        // Strangers spread evenly.
+        let half_open = config.limits.half_open.div_ceil(u32::from(slots.max(1)));
+        let half_open = usize::try_from(half_open).unwrap_or(usize::MAX);
         let tuning = Tuning { half_open, ..Tuning::default() };
         let mut policy = Policy::new(&config.egress);
         policy.set_own(own);
         Ok(Self {
+            number,
             endpoint: Endpoint::new(&identity, &tuning)?,
             dialler: Dialler::new()?,
             policy,
-            usage: Usage::new(&config.limits),
+            usage,
             limits: config.limits,
             peers: BTreeMap::new(),
             parked: Parked::default(),
@@ -121,17 +120,17 @@ impl Gateway {
             next_flow: 0,
             work: VecDeque::new(),
             dials: VecDeque::new(),
-            asks: VecDeque::new(),
+            news: VecDeque::new(),
+            serials: 0,
             scratch: vec![0; SCRATCH],
             stats: Stats::default(),
-            since: Instant::now(),
         })
     }
 
     /// Changes what [`new`](Self::new) was told of destinations and limits. Flows that exist stay.
     pub(crate) fn configure(&mut self, config: &GatewayConfig) {
         self.policy.reconfigure(&config.egress);
-        self.usage.reconfigure(&config.limits);
+        self.usage.lock().reconfigure(&config.limits);
         self.limits = config.limits;
     }
 
@@ -201,7 +200,9 @@ impl Gateway {
         match event {
             Event::Connected { key, remote } => {
                 debug!(%remote, %key, "Connected");
-                self.peers.insert(connection, Peer::new(connection, key, remote, now));
+                self.serials += 1;
+                let caller = Caller { connection, serial: self.serials, key };
+                self.peers.insert(connection, Peer::new(caller, remote, now));
             }
             Event::Lost(reason) => self.lost(connection, &reason, now),
             Event::Opened => self.accept_streams(connection, now),
@@ -331,11 +332,19 @@ impl Gateway {
             }
             // The first word must be a hello: without a common version nothing else has meaning.
             _ if !peer.greeted => self.deny(connection, Denial::Protocol, now),
+            // Each is asked once: the head answers for all slots.
+            Control::Enrol { .. } if std::mem::replace(&mut peer.enrolling, true) => {
+                self.deny(connection, Denial::Protocol, now);
+            }
+            Control::Attach { .. } if std::mem::replace(&mut peer.attaching, true) => {
+                self.deny(connection, Denial::Protocol, now);
+            }
             Control::Enrol { token } => {
-                self.ask(connection, Question::Enrol(Token::from_bytes(token)))
+                self.news.push_back(News::Enrol(peer.caller(), Token::from_bytes(token)));
             }
             Control::Attach { session, epoch } => {
-                self.ask(connection, Question::Attach { session, epoch });
+                let caller = peer.caller();
+                self.news.push_back(News::Attach(Attach { caller, session, epoch }));
             }
             Control::Taken(entries) if peer.session.is_some() => {
                 let Some(session) = peer.session.as_ref() else { return };
@@ -366,15 +375,9 @@ impl Gateway {
         }
     }
 
-    fn ask(&mut self, connection: Connection, question: Question) {
-        if let Some(peer) = self.peers.get(&connection) {
-            self.asks.push_back(Ask { connection, key: peer.key, question });
-        }
-    }
-
-    /// The next question about a client's rights.
-    pub(crate) fn poll_ask(&mut self) -> Option<Ask> {
-        self.asks.pop_front()
+    /// The next thing the head must know.
+    pub(crate) fn poll_news(&mut self) -> Option<News> {
+        self.news.pop_front()
     }
 
     /// Tells a client that it is not admitted, and ends its connection.
@@ -396,7 +399,7 @@ impl Gateway {
                 overdue.push((connection, Denial::Protocol));
                 continue;
             }
-            peer.judge(&mut self.endpoint, now);
+            self.stats.readdressed += peer.judge(&mut self.endpoint, now);
             while let Some(action) = peer.paths.poll_action() {
                 act(&mut self.endpoint, peer, action);
             }
@@ -429,29 +432,56 @@ impl Gateway {
         }
     }
 
-    /// Whether flows outlive this process.
-    pub(crate) fn outlives(&self) -> bool {
-        self.keep.is_some()
+    /// How many clients are connected.
+    pub(crate) fn connected(&self) -> usize {
+        self.peers.values().filter(|peer| peer.session.is_some()).count()
     }
 
-    /// How many flows wait for their clients.
-    pub(crate) fn parked(&self) -> (usize, usize) {
-        let flows = self.parked.iter().map(|(_, session)| session.flows.len()).sum();
-        (self.parked.iter().count(), flows)
-    }
-
-    /// The connected clients.
-    pub(crate) fn peers(&self) -> impl Iterator<Item = &Peer> {
-        self.peers.values()
-    }
-
-    /// How many flows there are.
-    pub(crate) fn flow_count(&self) -> usize {
-        self.flows.len()
+    /// What it does and has done. What came by datagram is the owner's to add.
+    pub(crate) fn report(&self, now: Instant) -> Report {
+        let stats = self.stats;
+        let count = |number: usize| number as u64;
+        let mut activities: BTreeMap<PublicKey, Activity> = BTreeMap::new();
+        for peer in self.peers.values() {
+            let Some(session) = &peer.session else { continue };
+            activities.entry(peer.key).or_default().add(Activity {
+                flows: count(session.flows.len()),
+                addresses: self.addresses(peer),
+                tx_bytes: session.down_bytes,
+                rx_bytes: session.up_bytes,
+                connected_s: now.saturating_duration_since(peer.since).as_secs(),
+            });
+        }
+        Report {
+            slot: SlotStatus {
+                slot: self.number.0,
+                connections: count(self.connected()),
+                flows: count(self.flows.len()),
+                moved_in: stats.moved_in,
+                readdressed: stats.readdressed,
+                ..SlotStatus::default()
+            },
+            parked: Waiting {
+                sessions: count(self.parked.iter().count()),
+                flows: self.parked.iter().map(|(_, session)| count(session.flows.len())).sum(),
+            },
+            evicted: stats.evicted,
+            restored: stats.restored,
+            unkept: stats.unkept,
+            dials: Dials {
+                connected: stats.connected,
+                failed: stats.failed,
+                denied: stats.denied,
+                limited: stats.limited,
+            },
+            tx_bytes: stats.down_bytes,
+            rx_bytes: stats.up_bytes,
+            activities,
+        }
     }
 
     /// The paths of a connected client, the active one first.
-    pub(crate) fn addresses(&self, peer: &Peer) -> Vec<SocketAddr> {
+    fn addresses(&self, peer: &Peer) -> Vec<SocketAddr> {
         let active = peer.paths.active();
         let mut paths = self.endpoint.paths(peer.connection);
         paths.sort_by_key(|path| Some(path.0) != active.map(|active| active.0));

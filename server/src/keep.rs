@@ -3,11 +3,15 @@
 //! A gateway that is killed without warning loses nothing that the service manager still holds:
 //! - the [`journal`], one shared memory file with a record of every session and flow, and with the
 //!   bytes that were read from a destination but not yet taken by the client;
-//! - the [`lot`], where a duplicate of every destination's socket is parked;
+//! - the [`lot`]s, one of each slot, where a duplicate of every destination's socket is parked;
 //! - the kernel itself, which knows how far both directions of every socket came ([`kernel`]).
 //!
-//! The next process opens all three and goes on. What cannot be restored is named and closed; the
-//! rest carries on.
+//! The next process opens all three and goes on, with as many slots as it has. What cannot be
+//! restored is named and closed; the rest carries on.
+//!
+//! A session that moves to another slot keeps its records: its sockets are parked in the other
+//! slot's lot too before the lot they came from may give them up, so a process that is killed
+//! anywhere in between has lost nothing and has nothing twice.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,14 +30,20 @@ mod store;
 
 use journal::{FlowRecord, Journal, SessionRecord};
 pub(crate) use journal::{Place, Shelf};
-use lot::{Lot, Ticket};
+use lot::Lot;
+pub(crate) use lot::Ticket;
 pub(crate) use store::PREFIX;
 
-/// What outlives this process.
+/// What outlives this process of one slot.
 pub(crate) struct Keep {
     journal: Journal,
     lot: Lot,
+    /// Sockets that moved to other slots and may not be parked there yet.
+    leaving: usize,
 }
+
+/// What outlives the process, of every slot, and the sessions each slot goes on with.
+pub(crate) type Kept = Vec<(Keep, Vec<KeptSession>)>;
 
 /// A session another process of this gateway had.
 #[derive(Debug)]
@@ -69,75 +79,33 @@ pub(crate) struct KeptFlow {
 }
 
 impl Keep {
-    /// Opens what the service manager has kept, or begins anew with its help. `None` when there is
-    /// no service manager that would keep anything.
+    /// Opens what the service manager has kept, or begins anew with its help, for this many slots.
+    /// `None` when there is no service manager that would keep anything.
     ///
     /// # Errors
     /// The system has no shared memory or no descriptors for it.
-    pub(crate) fn open(
-        kept: Vec<(String, OwnedFd)>,
-    ) -> io::Result<Option<(Self, Vec<KeptSession>)>> {
+    pub(crate) fn open(kept: Vec<(String, OwnedFd)>, slots: usize) -> io::Result<Option<Kept>> {
         if !store::is_there() {
             return Ok(None);
         }
         let (journals, lots): (Vec<_>, Vec<_>) =
             kept.into_iter().partition(|(name, _)| name == store::JOURNAL);
-        let journal = open_journal(journals.into_iter().map(|(_, file)| file))?;
+        let mut journal = open_journal(journals.into_iter().map(|(_, file)| file))?;
         let (parked, names) = lot::inspect(lots);
-        let mut keep = Self { lot: Lot::new(&names), journal };
-        let sessions = keep.restore(parked);
+        let numbers = lot::Numbers::beside(&names);
+        let sessions = restore(&mut journal, parked);
+        let keep = || Self { journal: journal.clone(), lot: Lot::new(numbers.clone()), leaving: 0 };
+        let mut kept: Kept = (0..slots).map(|_| (keep(), Vec::new())).collect();
+        for (session, slot) in sessions.into_iter().zip((0..slots).cycle()) {
+            kept[slot].1.push(session);
+        }
+        for (keep, sessions) in &mut kept {
+            let flows = sessions.iter().flat_map(|session| &session.flows);
+            keep.park_again(flows.map(|flow| (flow.shelf.ticket(), flow.socket.as_fd())))?;
+        }
         // The places of before are given up once every socket has a new one.
-        keep.park_again(
-            sessions
-                .iter()
-                .flat_map(|session| &session.flows)
-                .map(|flow| (flow.shelf.ticket(), flow.socket.as_fd())),
-        )?;
-        Ok(Some((keep, sessions)))
-    }
-
-    fn restore(&mut self, parked: Vec<(Ticket, OwnedFd)>) -> Vec<KeptSession> {
-        let mut sockets: HashMap<Ticket, OwnedFd> = parked.into_iter().collect();
-        let (sessions, flows) = self.journal.records();
-        let mut found: Vec<KeptSession> = sessions.into_iter().map(kept_session).collect();
-        let at: HashMap<Place, usize> =
-            found.iter().enumerate().map(|(at, session)| (session.place, at)).collect();
-        let (mut restored, mut lost) = (0_usize, 0_usize);
-        for record in flows {
-            let session = at.get(&record.session).and_then(|at| found.get_mut(*at));
-            let Some(session) = session else {
-                self.journal.remove(record.shelf);
-                continue;
-            };
-            let Some(socket) = sockets.remove(&record.shelf.ticket()) else {
-                // A socket that was not parked yet was not connected either: the client may dial
-                // again.
-                session.seen.remove(record.flow);
-                self.journal.remove(record.shelf);
-                continue;
-            };
-            let (number, opened) = (record.flow, record.opened);
-            match kept_flow(record, socket) {
-                Ok(flow) => {
-                    session.flows.push(flow);
-                    restored += 1;
-                }
-                Err((shelf, reason)) => {
-                    debug!(reason, "A flow cannot be restored");
-                    if !opened {
-                        session.seen.remove(number);
-                    }
-                    self.journal.remove(shelf);
-                    lost += 1;
-                }
-            }
-        }
-        // The flows of the others were over. What the kernel has still to send for them, it sends.
-        drop(sockets);
-        if restored + lost > 0 {
-            info!(restored, lost, sessions = found.len(), "Flows of the process before");
-        }
-        found
+        names.iter().try_for_each(|name| store::forget(name))?;
+        Ok(Some(kept))
     }
 
     /// A place for a session; `None` when there is no more room for one.
@@ -179,10 +147,41 @@ impl Keep {
         self.lot.leave();
     }
 
+    /// Takes in sockets that are parked in another slot's lot, which keeps them until it is
+    /// [told](Self::left).
+    ///
+    /// # Errors
+    /// The service manager or the kernel takes no more.
+    pub(crate) fn house(&mut self, flows: &[(Ticket, BorrowedFd<'_>)]) -> io::Result<()> {
+        let (tickets, sockets): (Vec<Ticket>, Vec<BorrowedFd<'_>>) = flows.iter().copied().unzip();
+        self.lot.park_all(&tickets, &sockets)
+    }
+
+    /// This many sockets are on their way to another slot.
+    pub(crate) fn part(&mut self, sockets: usize) {
+        self.leaving += sockets;
+    }
+
+    /// This many sockets have arrived there, or are over.
+    pub(crate) fn left(&mut self, sockets: usize) {
+        self.leaving = self.leaving.saturating_sub(sockets);
+        (0..sockets).for_each(|_| self.lot.leave());
+    }
+
+    /// A session that nobody goes on with: destinations get a reset, and its places are free.
+    pub(crate) fn discard(&mut self, session: KeptSession) {
+        for flow in session.flows {
+            // A connection that nobody ends would stay half open at the destination.
+            let _ = rustix::net::connect_unspec(&flow.socket);
+            self.close_flow(flow.shelf);
+        }
+        self.close_session(session.place);
+    }
+
     /// Whether so much of what is parked is over that it should be [parked
-    /// again](Self::park_again).
+    /// again](Self::park_again), and may be.
     pub(crate) fn is_littered(&self) -> bool {
-        self.lot.is_littered()
+        self.leaving == 0 && self.lot.is_littered()
     }
 
     /// Parks the sockets that are still in use in a new place, and gives up all others.
@@ -195,6 +194,51 @@ impl Keep {
     ) -> io::Result<()> {
         self.lot.renew(sockets)
     }
+}
+
+/// The sessions of the process before, with their sockets.
+fn restore(journal: &mut Journal, parked: Vec<(Ticket, OwnedFd)>) -> Vec<KeptSession> {
+    let mut sockets: HashMap<Ticket, OwnedFd> = parked.into_iter().collect();
+    let (sessions, flows) = journal.records();
+    let mut found: Vec<KeptSession> = sessions.into_iter().map(kept_session).collect();
+    let at: HashMap<Place, usize> =
+        found.iter().enumerate().map(|(at, session)| (session.place, at)).collect();
+    let (mut restored, mut lost) = (0_usize, 0_usize);
+    for record in flows {
+        let session = at.get(&record.session).and_then(|at| found.get_mut(*at));
+        let Some(session) = session else {
+            journal.remove(record.shelf);
+            continue;
+        };
+        let Some(socket) = sockets.remove(&record.shelf.ticket()) else {
+            // A socket that was not parked yet was not connected either: the client may dial
+            // again.
+            session.seen.remove(record.flow);
+            journal.remove(record.shelf);
+            continue;
+        };
+        let (number, opened) = (record.flow, record.opened);
+        match kept_flow(record, socket) {
+            Ok(flow) => {
+                session.flows.push(flow);
+                restored += 1;
+            }
+            Err((shelf, reason)) => {
+                debug!(reason, "A flow cannot be restored");
+                if !opened {
+                    session.seen.remove(number);
+                }
+                journal.remove(shelf);
+                lost += 1;
+            }
+        }
+    }
+    // The flows of the others were over. What the kernel has still to send for them, it sends.
+    drop(sockets);
+    if restored + lost > 0 {
+        info!(restored, lost, sessions = found.len(), "Flows of the process before");
+    }
+    found
 }
 
 /// The journal of the process before, or a new one.
@@ -262,3 +306,6 @@ fn kept_flow(record: FlowRecord, socket: OwnedFd) -> Result<KeptFlow, (Shelf, &'
         read_end: progress.read_end,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! The Whimbrel gateway: carries flows from Whimbrel clients to their destinations.
 //!
-//! [`daemon`] moves datagrams and socket news; `gateway` owns clients and flows; [`cli`] is the
-//! command line.
+//! [`daemon`] is the head of the process and answers whoever asks; each `slot` moves datagrams and
+//! socket news on a thread of its own, where its `gateway` owns clients and flows; they `talk` by
+//! messages; [`cli`] is the command line.
 
 pub mod cli;
 pub mod control;
@@ -14,4 +15,6 @@ mod passed;
 mod peer;
 mod ports;
 mod sessions;
+mod slot;
 pub mod state;
+mod talk;

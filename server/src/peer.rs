@@ -11,6 +11,7 @@ use whimbrel_common::path::{Config, Evidence, Input, PathKey, Paths, Role};
 use whimbrel_common::wire::WireFlow;
 
 use crate::sessions::Session;
+use crate::talk::Caller;
 
 /// A stranger has this many bytes to say who it is: three frames of less than a hundred in all.
 pub(crate) const ADMISSION_BYTES: u64 = 4096;
@@ -35,6 +36,7 @@ pub(crate) enum Use {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) connection: Connection,
+    serial: u64,
     pub(crate) key: PublicKey,
     pub(crate) remote: SocketAddr,
     pub(crate) since: Instant,
@@ -42,6 +44,9 @@ pub(crate) struct Peer {
     pub(crate) session: Option<Session>,
     pub(crate) control: Option<ControlStream>,
     pub(crate) greeted: bool,
+    /// It has asked to be enrolled, and to be attached.
+    pub(crate) enrolling: bool,
+    pub(crate) attaching: bool,
     /// Flows the client said it has, until it has named all.
     pub(crate) holding: BTreeSet<WireFlow>,
     pub(crate) streams: HashMap<Stream, Use>,
@@ -51,25 +56,26 @@ pub(crate) struct Peer {
     carries: (Option<PathKey>, Instant),
     judged: Option<Instant>,
     heard: BTreeMap<Path, (u64, Instant)>,
+    /// Where the packets of each path came from last.
+    remotes: BTreeMap<Path, SocketAddr>,
 }
 
 impl Peer {
-    pub(crate) fn new(
-        connection: Connection,
-        key: PublicKey,
-        remote: SocketAddr,
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn new(caller: Caller, remote: SocketAddr, now: Instant) -> Self {
+        let Caller { connection, serial, key } = caller;
         let mut paths = Paths::new(Role::Gateway, Config::new(Role::Gateway));
         paths.handle(Input::Opened { path: PathKey(Path::FIRST.0) }, now);
         Self {
             connection,
+            serial,
             key,
             remote,
             since: now,
             session: None,
             control: None,
             greeted: false,
+            enrolling: false,
+            attaching: false,
             holding: BTreeSet::new(),
             streams: HashMap::new(),
             reports: Reports::default(),
@@ -77,7 +83,13 @@ impl Peer {
             carries: (None, now),
             judged: None,
             heard: BTreeMap::new(),
+            remotes: BTreeMap::from([(Path::FIRST, remote)]),
         }
+    }
+
+    /// Names the connection for questions about it.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller { connection: self.connection, serial: self.serial, key: self.key }
     }
 
     /// When something must be done even if nothing arrives.
@@ -86,19 +98,25 @@ impl Peer {
         [admission, self.reports.deadline(), self.paths.poll_timeout()].into_iter().flatten().min()
     }
 
-    /// Tells the path decisions what is known now. Cheap calls in between do nothing.
-    pub(crate) fn judge(&mut self, endpoint: &mut Endpoint, now: Instant) {
+    /// Tells the path decisions what is known now. Cheap calls in between do nothing. How many
+    /// paths are new or come from another address than before.
+    pub(crate) fn judge(&mut self, endpoint: &mut Endpoint, now: Instant) -> u64 {
         let due = self.paths.poll_timeout().is_some_and(|deadline| deadline <= now);
         let recent = self.judged.is_some_and(|judged| now < judged + JUDGE_EVERY);
         if recent && !due {
-            return;
+            return 0;
         }
+        let mut readdressed = 0;
         self.judged = Some(now);
         if self.carries.0 != self.paths.active() {
             self.carries = (self.paths.active(), now);
         }
         for path in endpoint.paths(self.connection) {
             let Some(view) = endpoint.path(self.connection, path) else { continue };
+            if let Some(remote) = endpoint.remote(self.connection, path) {
+                let before = self.remotes.insert(path, remote);
+                readdressed += u64::from(before != Some(remote));
+            }
             let active = self.paths.active().is_none_or(|active| active.0 == path.0);
             let count = endpoint.heard(self.connection, path).unwrap_or(0);
             let heard = self.heard.entry(path).or_insert((count, now));
@@ -130,11 +148,13 @@ impl Peer {
             self.paths.handle(Input::Evidence { path: PathKey(path.0), evidence }, now);
         }
         self.paths.handle_timeout(now);
+        readdressed
     }
 
     /// A path is gone.
     pub(crate) fn forget_path(&mut self, path: Path, now: Instant) {
         self.heard.remove(&path);
+        self.remotes.remove(&path);
         self.paths.handle(Input::Closed { path: PathKey(path.0) }, now);
     }
 

@@ -25,6 +25,8 @@ pub struct State {
     layout: Layout,
     clients: Watched<Clients>,
     invites: Watched<Invites>,
+    /// The clients changed on disk since somebody [asked](Self::reload).
+    changed: bool,
 }
 
 /// Why a newcomer is not enrolled.
@@ -58,24 +60,30 @@ impl State {
             clients: Watched::read(&layout.clients)?,
             invites: Watched::read(&layout.invites)?,
             layout: layout.clone(),
+            changed: false,
         })
     }
 
     /// The clients, from the file as it is now.
     pub fn clients(&mut self) -> &Clients {
-        self.reload();
+        self.refresh();
         &self.clients.value
     }
 
     /// The invites, from the file as it is now.
     pub fn invites(&mut self) -> &Invites {
-        self.reload();
+        self.refresh();
         &self.invites.value
     }
 
     /// The name of the client with this key; `None` for a stranger. Ask at every attach.
     pub fn admit(&mut self, key: &PublicKey) -> Option<ClientName> {
         self.clients().by_key(key).map(|client| client.name.clone())
+    }
+
+    /// The name and the exceptions of the client with this key; `None` for a stranger.
+    pub fn client(&mut self, key: &PublicKey) -> Option<(ClientName, Options)> {
+        self.clients().by_key(key).map(|client| (client.name.clone(), client.options))
     }
 
     /// The exceptions for the client with this key.
@@ -95,7 +103,7 @@ impl State {
         now: UnixSeconds,
     ) -> Result<ClientName, EnrolError> {
         let _lock = self.lock().map_err(EnrolError::Storage)?;
-        self.reload();
+        self.refresh();
         let mut invites = self.invites.value.clone();
         let name = match invites.redeem(token.hash(), now) {
             Ok(name) => name,
@@ -116,7 +124,7 @@ impl State {
     /// There is neither client nor invite of that name, or the files cannot be written.
     pub fn revoke(&mut self, name: &ClientName) -> anyhow::Result<Option<PublicKey>> {
         let _lock = self.lock()?;
-        self.reload();
+        self.refresh();
         let mut invites = self.invites.value.clone();
         let mut clients = self.clients.value.clone();
         let withdrawn = invites.withdraw(name);
@@ -148,7 +156,7 @@ impl State {
         now: UnixSeconds,
     ) -> anyhow::Result<Token> {
         let _lock = self.lock()?;
-        self.reload();
+        self.refresh();
         if self.clients.value.by_name(name).is_some() {
             bail!(
                 "there is a client {name} already; run `whimbrel-gateway revoke {name}{}` first, \
@@ -164,10 +172,16 @@ impl State {
         Ok(token)
     }
 
-    /// Reads files that changed on disk. `true` if the clients did: then check live sessions.
+    /// Reads files that changed on disk. `true` if the clients did since the last call: then check
+    /// live sessions.
     pub fn reload(&mut self) -> bool {
+        self.refresh();
+        std::mem::take(&mut self.changed)
+    }
+
+    fn refresh(&mut self) {
         self.invites.reload(&self.layout.invites);
-        self.clients.reload(&self.layout.clients)
+        self.changed |= self.clients.reload(&self.layout.clients);
     }
 
     /// The client this token and key belong together for, if they were enrolled earlier.

@@ -30,6 +30,9 @@ pub struct Daemon {
 /// for tests, which a gateway refuses and a client never sees outside a lab.
 const EGRESS: [&str; 2] = ["198.18.0.0/15", "2001:db8::/32"];
 
+/// Sockets the service manager passes, as in our unit.
+const SOCKETS: &str = "8";
+
 /// Connections to the reference addresses stay outside, to be compared with.
 const REFERENCE: [&str; 2] = ["198.18.1.0/24", "2001:db8:181::/64"];
 
@@ -79,15 +82,15 @@ impl World {
         Ok(gateway)
     }
 
-    /// Starts the gateway under a service manager that keeps what it stores, see
-    /// [`crate::manager`].
+    /// Starts the gateway under a service manager that passes it as many sockets as our unit does,
+    /// and keeps what it stores, see [`crate::manager`].
     ///
     /// # Errors
     /// When it does not come up.
     pub fn start_kept_gateway(&self) -> Result<Daemon> {
         let config = self.gateway_config();
         let socket = self.folder().join("gateway/notify");
-        let arguments = [text(&socket), "443", "run", "--config", text(&config)];
+        let arguments = [text(&socket), "443", SOCKETS, "run", "--config", text(&config)];
         let log = self.log("gateway");
         let process = self.host("gateway").start_role(role::MANAGER, &arguments, &log)?;
         let gateway = Daemon { process, config, host: "gateway".into(), program: role::GATEWAY };

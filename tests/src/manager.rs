@@ -1,28 +1,32 @@
-//! A small service manager: starts one service, keeps the descriptors it stores, and passes them to
-//! the next process of it, as systemd does (sd_notify(3), sd_listen_fds(3)).
+//! A small service manager: starts one service, passes it several sockets of one port, keeps the
+//! descriptors it stores, and passes them to the next process of it, as systemd does (sd_notify(3),
+//! sd_listen_fds(3)).
 //!
 //! It runs as a process of its own ([`crate::role::MANAGER`]) and is told what to do, a word a
 //! line: `kill` ends the service without warning, `restart` in an orderly way; `litter` and `forget`
-//! spoil what it has stored. It answers
+//! spoil what it has stored; `scatter` has the kernel choose sockets by hash again; `guard` has it end a process that does not feed its watchdog from now
+//! on. It answers
 //! `started N` whenever a process of the service has said that it is ready, `N` being the number of
 //! descriptors it has stored.
 
-#![expect(unsafe_code, reason = "descriptors are passed by number")]
+#![expect(unsafe_code, reason = "descriptors are passed by number, and a rare socket option")]
 
 use crate::role;
 use anyhow::{Context, Result, bail, ensure};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
+use socket2::{Domain, Socket, Type};
 use std::ffi::OsString;
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::net::{Ipv6Addr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode};
+use std::time::{Duration, Instant};
 
 /// The first descriptor passed (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
@@ -33,6 +37,9 @@ const DESCRIPTORS: &str = "WHIMBREL_TEST_DESCRIPTORS";
 /// Descriptors one service may store, as in our unit (`FileDescriptorStoreMax=`).
 const MOST_STORED: usize = 512;
 
+/// A service that says nothing for this long hangs (`WatchdogSec=`), if anybody is on guard.
+const WATCHDOG: Duration = Duration::from_secs(4);
+
 /// What the service has stored, by name.
 type Store = Vec<(String, OwnedFd)>;
 
@@ -40,13 +47,15 @@ struct Manager {
     notify: UnixDatagram,
     notify_path: OsString,
     /// Where datagrams wait while the service is not there.
-    socket: UdpSocket,
+    sockets: Vec<UdpSocket>,
     store: Store,
     command: Vec<OsString>,
     ready: bool,
+    /// Since when the watchdog was not fed, once it is on guard.
+    hungry: Option<Instant>,
 }
 
-/// The manager: `NOTIFY-SOCKET PORT ARGUMENT...`, the arguments being those of the gateway.
+/// The manager: `NOTIFY-SOCKET PORT SOCKETS ARGUMENT...`, the arguments being those of the gateway.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -98,15 +107,17 @@ fn prepare(arguments: Vec<OsString>) -> Result<Command> {
 }
 
 fn serve(mut arguments: Vec<OsString>) -> Result<()> {
-    ensure!(arguments.len() > 2, "called with {arguments:?}");
-    let command = arguments.split_off(2);
+    ensure!(arguments.len() > 3, "called with {arguments:?}");
+    let command = arguments.split_off(3);
     let port: u16 = arguments[1].to_str().context("a port")?.parse()?;
+    let sockets: usize = arguments[2].to_str().context("a number of sockets")?.parse()?;
     let path = Path::new(&arguments[0]);
     let notify = UnixDatagram::bind(path).with_context(|| format!("{}", path.display()))?;
     notify.set_nonblocking(true)?;
-    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
+    let sockets = (0..sockets).map(|_| bind(port)).collect::<Result<_>>()?;
     let (notify_path, store) = (arguments.swap_remove(0), Vec::new());
-    let mut manager = Manager { notify, notify_path, socket, store, command, ready: false };
+    let mut manager =
+        Manager { notify, notify_path, sockets, store, command, ready: false, hungry: None };
     let mut child = manager.start()?;
     loop {
         let pid = Pid::from_child(&child);
@@ -116,6 +127,8 @@ fn serve(mut arguments: Vec<OsString>) -> Result<()> {
             Some(Order::Restart) => rustix::process::kill_process(pid, Signal::TERM)?,
             Some(Order::Litter) => manager.litter()?,
             Some(Order::Forget) => manager.store.clear(),
+            Some(Order::Scatter) => manager.scatter()?,
+            Some(Order::Guard) => manager.hungry = Some(Instant::now()),
             Some(Order::End) => {
                 child.kill()?;
                 child.wait()?;
@@ -132,6 +145,15 @@ fn serve(mut arguments: Vec<OsString>) -> Result<()> {
     }
 }
 
+/// One of several sockets of a port (`ReusePort=yes`); their order is that of their making.
+fn bind(port: u16) -> Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+    socket.set_only_v6(false)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+    Ok(socket.into())
+}
+
 enum Order {
     Kill,
     Restart,
@@ -139,17 +161,21 @@ enum Order {
     Litter,
     /// Lose everything it stored.
     Forget,
+    /// Take away what tells the kernel which socket a datagram is for.
+    Scatter,
+    /// End it when it does not feed the watchdog.
+    Guard,
     End,
 }
 
 impl Manager {
     fn start(&mut self) -> Result<Child> {
         self.ready = false;
-        let own = [("quic", self.socket.as_fd())];
+        let own = self.sockets.iter().map(|socket| ("quic", socket.as_fd()));
         let stored =
             self.store.iter().map(|(name, descriptor)| (name.as_str(), descriptor.as_fd()));
         let (mut names, mut inherited) = (Vec::new(), Vec::new());
-        for (name, descriptor) in own.into_iter().chain(stored) {
+        for (name, descriptor) in own.chain(stored) {
             names.push(name);
             // A duplicate without close-on-exec.
             inherited.push(rustix::io::dup(descriptor)?);
@@ -162,6 +188,7 @@ impl Manager {
         service.env("LISTEN_FDS", numbers.len().to_string());
         service.env("LISTEN_FDNAMES", names.join(":"));
         service.env("NOTIFY_SOCKET", &self.notify_path);
+        service.env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
         service.stdin(std::process::Stdio::null());
         service.spawn().context("starting the service")
     }
@@ -175,7 +202,9 @@ impl Manager {
                 PollFd::new(process, PollFlags::IN),
                 PollFd::new(&stdin, PollFlags::IN),
             ];
-            rustix::event::poll(&mut wanted, None)?;
+            let left = self.hungry.map(|since| WATCHDOG.saturating_sub(since.elapsed()));
+            let left = left.map(Timespec::try_from).transpose()?;
+            rustix::event::poll(&mut wanted, left.as_ref())?;
             let [notify, process, input] = wanted.map(|one| !one.revents().is_empty());
             if notify {
                 self.hear()?;
@@ -183,12 +212,18 @@ impl Manager {
             if process {
                 return Ok(None);
             }
+            if self.hungry.is_some_and(|since| since.elapsed() >= WATCHDOG) {
+                self.hungry = None;
+                return Ok(Some(Order::Kill));
+            }
             if input {
                 return Ok(Some(match read_line()?.as_str() {
                     "kill" => Order::Kill,
                     "restart" => Order::Restart,
                     "litter" => Order::Litter,
                     "forget" => Order::Forget,
+                    "scatter" => Order::Scatter,
+                    "guard" => Order::Guard,
                     "" => Order::End,
                     other => bail!("it was told to {other:?}"),
                 }));
@@ -202,6 +237,23 @@ impl Manager {
             self.store.push((name.to_owned(), std::fs::File::open("/dev/null")?.into()));
             self.store.push((name.to_owned(), UdpSocket::bind("127.0.0.1:0")?.into()));
         }
+        Ok(())
+    }
+
+    fn scatter(&self) -> Result<()> {
+        let nothing: libc::c_int = 0;
+        let size = libc::socklen_t::try_from(size_of_val(&nothing))?;
+        // SAFETY: the option reads at most an integer, which outlives the call.
+        let outcome = unsafe {
+            libc::setsockopt(
+                self.sockets[0].as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_DETACH_REUSEPORT_BPF,
+                (&raw const nothing).cast(),
+                size,
+            )
+        };
+        ensure!(outcome == 0, "detaching the program: {}", io::Error::last_os_error());
         Ok(())
     }
 
@@ -242,6 +294,9 @@ impl Manager {
         }
         if value("FDSTOREREMOVE") == Some("1") {
             self.store.retain(|(stored, _)| stored != name);
+        }
+        if value("WATCHDOG") == Some("1") {
+            self.hungry = self.hungry.map(|_| Instant::now());
         }
         if value("READY") == Some("1") && !std::mem::replace(&mut self.ready, true) {
             let mut output = io::stdout().lock();

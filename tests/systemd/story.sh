@@ -116,6 +116,15 @@ is_active vps whimbrel-gateway.service || fail "the gateway is not active"
 on vps whimbrel-gateway status
 expect_status_text vps whimbrel-gateway.service listening
 
+step "gateway: a slot for each core, up to the sockets of the unit"
+sockets=$(on vps systemctl show --property Listen whimbrel-gateway.socket | grep -c ':443 ')
+cores=$(nproc)
+expected=$((cores < sockets ? cores : sockets))
+slots=$(on vps whimbrel-gateway status --json | grep -c '"slot":')
+[ "$slots" = "$expected" ] || fail "$slots slots for $cores cores and $sockets sockets"
+! on vps journalctl --no-pager -o cat -u whimbrel-gateway.service |
+    grep -F "does not sort datagrams" || fail "the sandbox forbids to sort datagrams"
+
 step "client: join, enable, start"
 invite=$(on vps whimbrel-gateway invite laptop)
 on laptop whimbrel join "$invite"

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use noq_proto::congestion::{Bbr3Config, ControllerFactory, CubicConfig};
 use noq_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use noq_proto::crypto::{CryptoError, HmacKey};
 use noq_proto::{
     AckFrequencyConfig, ClientConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig,
     InvalidCid, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
@@ -176,7 +177,7 @@ pub(crate) fn server_config(
 }
 
 pub(crate) fn endpoint_config(identity: &Identity, tuning: &Tuning) -> EndpointConfig {
-    let mut config = EndpointConfig::new(reset_key(identity));
+    let mut config = EndpointConfig::new(Arc::new(ResetKeys::of(identity)));
     config.rng_seed(tuning.seed);
     // A restarted gateway answers the first packet of every old connection with a stateless
     // reset; at the engine's 20 ms a thousand clients would wait for seconds.
@@ -192,15 +193,36 @@ pub(crate) fn endpoint_config(identity: &Identity, tuning: &Tuning) -> EndpointC
     config
 }
 
-/// Stateless resets are keyed by the identity, so they outlive the process (RFC 9000 §10.3.2).
-fn reset_key(identity: &Identity) -> Arc<hmac::Key> {
-    let master = hmac::Key::new(hmac::HMAC_SHA256, identity.key.seed());
-    let server = match identity.role {
-        Role::Client { .. } => [0, 0],
-        Role::Gateway { server } => [server.node, server.slot],
-    };
-    let derived = hmac::sign(&master, &[b"stateless reset".as_slice(), &server].concat());
-    Arc::new(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
+/// Stateless resets are keyed by the identity, so they outlive the process (RFC 9000 §10.3.2), and
+/// by what the connection ID names, so that whoever receives a packet that no living connection
+/// knows can answer it in the name of the one it was sent to.
+struct ResetKeys(hmac::Key);
+
+impl ResetKeys {
+    fn of(identity: &Identity) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, identity.key.seed()))
+    }
+
+    fn key_for(&self, cid: &[u8]) -> hmac::Key {
+        let named = ServerId::decode(cid).unwrap_or_default();
+        let server = [named.node, named.slot];
+        let derived = hmac::sign(&self.0, &[b"stateless reset".as_slice(), &server].concat());
+        hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
+    }
+}
+
+impl HmacKey for ResetKeys {
+    fn sign(&self, cid: &[u8], signature: &mut [u8]) {
+        HmacKey::sign(&self.key_for(cid), cid, signature);
+    }
+
+    fn signature_len(&self) -> usize {
+        HmacKey::signature_len(&self.0)
+    }
+
+    fn verify(&self, cid: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        HmacKey::verify(&self.key_for(cid), cid, signature)
+    }
 }
 
 fn random<const N: usize>() -> [u8; N] {
@@ -233,7 +255,9 @@ impl ConnectionIdGenerator for GatewayCids {
     }
 
     fn validate(&self, cid: ConnectionId) -> Result<(), InvalidCid> {
-        if ServerId::decode(&cid) == Some(self.0) { Ok(()) } else { Err(InvalidCid) }
+        // Of any slot: one of a process before may have had more of them.
+        let ours = ServerId::decode(&cid).is_some_and(|server| server.node == self.0.node);
+        if ours { Ok(()) } else { Err(InvalidCid) }
     }
 
     fn cid_len(&self) -> usize {

@@ -94,6 +94,12 @@ impl Watchdog {
         Self { every: sd_notify::watchdog_enabled().map(|period| period / 2), due: now }
     }
 
+    /// Whether [`feed`](Self::feed) would tell the service manager something.
+    #[must_use]
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.every.is_some() && now >= self.due
+    }
+
     /// To be called in every round of the loop.
     pub fn feed(&mut self, now: Instant) {
         if let Some(every) = self.every

@@ -1,6 +1,7 @@
 //! `gateway.toml`.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use super::client::hold;
@@ -17,6 +18,8 @@ pub struct GatewayConfig {
     pub listen: Vec<SocketAddr>,
     /// Where clients find this gateway; goes into invites.
     pub public: HostPort,
+    /// Data threads; `None` for as many as there are cores and sockets for them.
+    pub slots: Option<NonZeroU8>,
     /// What clients may reach.
     pub egress: Egress,
     /// What one client may use.
@@ -64,6 +67,9 @@ impl GatewayConfig {
         Ok(Self {
             listen,
             public: raw.read("public")?,
+            slots: u8::try_from(raw.read_within("slots", 0..=255_u32)?)
+                .ok()
+                .and_then(NonZeroU8::new),
             egress: Egress { allow: raw.read("egress.allow")?, deny: raw.read("egress.deny")? },
             limits: limits(&raw)?,
         })
@@ -122,6 +128,15 @@ const KEYS: &[Key<GatewayConfig>] = &[
         example: "\"gw.example.org:443\"",
         comment: "Where clients find this gateway: host:port. It goes into invites.",
         show: |config| quoted(&config.public),
+    },
+    Key {
+        section: "",
+        name: "slots",
+        default: Some("0"),
+        example: "",
+        comment: "Threads that carry clients: 0 to 255, 0 for one per core. More than one need as many\n\
+                  sockets of each address, which systemd passes (whimbrel-gateway.socket).",
+        show: |config| config.slots.map_or(0, NonZeroU8::get).to_string(),
     },
     Key {
         section: "egress",

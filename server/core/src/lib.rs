@@ -2,7 +2,9 @@
 //! no IO, no clock, no randomness of its own.
 
 pub mod clients;
+pub mod directory;
 pub mod egress;
 pub mod invites;
 pub mod limits;
 pub mod seen;
+pub mod steering;

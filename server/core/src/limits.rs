@@ -8,7 +8,7 @@ use whimbrel_common::identity::PublicKey;
 
 use crate::clients::Options;
 
-/// What every client uses at the moment. Entries exist for connected clients only.
+/// What every client uses at the moment. Entries exist for clients with sessions only.
 #[derive(Debug)]
 pub struct Usage {
     flows_per_client: u32,
@@ -29,6 +29,7 @@ pub enum Exceeded {
 
 #[derive(Debug)]
 struct ClientUsage {
+    sessions: u32,
     flows: u32,
     most_flows: u32,
     dials: Bucket,
@@ -53,18 +54,26 @@ impl Usage {
         }
     }
 
-    /// Changes the limits of clients that [come](Self::welcome) from now on.
+    /// Changes the limits of clients that are [allowed](Self::allow) something from now on.
     pub fn reconfigure(&mut self, limits: &Limits) {
         self.flows_per_client = limits.flows_per_client;
         self.dials_per_second = limits.dials_per_second;
     }
 
-    /// Makes room for a client, with its exceptions. Keeps what it uses already.
-    pub fn welcome(&mut self, client: PublicKey, options: &Options, now: Instant) {
+    /// Counts a session of a client. Its exceptions count from the next
+    /// [`allow`](Self::allow).
+    pub fn welcome(&mut self, client: PublicKey, now: Instant) {
+        let (most_flows, rate) = (self.flows_per_client, self.dials_per_second);
+        let fresh =
+            || ClientUsage { sessions: 0, flows: 0, most_flows, dials: Bucket::new(rate, now) };
+        self.clients.entry(client).or_insert_with(fresh).sessions += 1;
+    }
+
+    /// Sets the limits of a client, with its exceptions. Keeps what it uses already.
+    pub fn allow(&mut self, client: &PublicKey, options: &Options, now: Instant) {
         let most_flows = options.flows.unwrap_or(self.flows_per_client);
         let rate = options.dials.unwrap_or(self.dials_per_second);
-        let fresh = || ClientUsage { flows: 0, most_flows, dials: Bucket::new(rate, now) };
-        let usage = self.clients.entry(client).or_insert_with(fresh);
+        let Some(usage) = self.clients.get_mut(client) else { return };
         usage.most_flows = most_flows;
         if usage.dials.rate != rate {
             usage.dials = Bucket::new(rate, now);
@@ -107,9 +116,14 @@ impl Usage {
         self.clients.get(client).map_or(0, |usage| usage.flows)
     }
 
-    /// Forgets a client that is gone for good, or was revoked.
-    pub fn forget(&mut self, client: &PublicKey) {
-        self.clients.remove(client);
+    /// A session of a client is over, and its flows were closed.
+    pub fn leave(&mut self, client: &PublicKey) {
+        if let Some(usage) = self.clients.get_mut(client) {
+            usage.sessions = usage.sessions.saturating_sub(1);
+            if usage.sessions == 0 {
+                self.clients.remove(client);
+            }
+        }
     }
 }
 
@@ -160,7 +174,7 @@ mod tests {
     #[test]
     fn flows_are_limited_and_given_back() {
         let (mut usage, now) = (usage(2, 100), start());
-        usage.welcome(key(1), &Options::default(), now);
+        usage.welcome(key(1), now);
         usage.open(&key(1), now).unwrap();
         usage.open(&key(1), now).unwrap();
         assert_eq!(usage.open(&key(1), now), Err(Exceeded::Flows(2)));
@@ -172,17 +186,32 @@ mod tests {
     #[test]
     fn clients_do_not_use_up_each_others_share() {
         let (mut usage, now) = (usage(1, 1), start());
-        usage.welcome(key(1), &Options::default(), now);
-        usage.welcome(key(2), &Options::default(), now);
+        usage.welcome(key(1), now);
+        usage.welcome(key(2), now);
         usage.open(&key(1), now).unwrap();
         usage.open(&key(2), now).unwrap();
         assert_eq!(usage.open(&key(3), now), Err(Exceeded::Flows(0)));
     }
 
     #[test]
+    fn a_client_is_counted_until_its_last_session_is_over() {
+        let (mut usage, now) = (usage(2, 100), start());
+        usage.welcome(key(1), now);
+        usage.welcome(key(1), now);
+        usage.open(&key(1), now).unwrap();
+        usage.leave(&key(1));
+        assert_eq!(usage.flows(&key(1)), 1);
+        usage.open(&key(1), now).unwrap();
+        assert_eq!(usage.open(&key(1), now), Err(Exceeded::Flows(2)), "over both sessions");
+        usage.leave(&key(1));
+        assert_eq!(usage.flows(&key(1)), 0);
+        assert!(usage.open(&key(1), now).is_err());
+    }
+
+    #[test]
     fn dials_come_in_a_burst_and_then_at_their_rate() {
         let (mut usage, now) = (usage(1000, 10), start());
-        usage.welcome(key(1), &Options::default(), now);
+        usage.welcome(key(1), now);
         for _ in 0..10 {
             usage.open(&key(1), now).unwrap();
         }
@@ -195,12 +224,13 @@ mod tests {
     #[test]
     fn a_client_may_have_limits_of_its_own() {
         let (mut usage, now) = (usage(1, 1), start());
-        usage.welcome(key(1), &Options { flows: Some(3), dials: Some(3) }, now);
+        usage.welcome(key(1), now);
+        usage.allow(&key(1), &Options { flows: Some(3), dials: Some(3) }, now);
         for _ in 0..3 {
             usage.open(&key(1), now).unwrap();
         }
         assert_eq!(usage.open(&key(1), now), Err(Exceeded::Flows(3)));
-        usage.welcome(key(1), &Options { flows: Some(5), dials: Some(3) }, now);
+        usage.allow(&key(1), &Options { flows: Some(5), dials: Some(3) }, now);
         assert_eq!(usage.open(&key(1), now), Err(Exceeded::Dials(3)));
     }
 

@@ -8,7 +8,7 @@ use whimbrel_host::Layout;
 use whimbrel_host::output::{bytes, date, document, line, seconds, table, unix_now};
 
 use super::{ask_running, read_config};
-use crate::control::{ClientRow, Status, rows};
+use crate::control::{ClientRow, SlotStatus, Status, rows};
 use crate::state::State;
 
 /// Exit code 1 while the gateway is stopped, so that scripts can ask.
@@ -64,7 +64,8 @@ pub(super) fn describe(status: &Status, layout: &Layout) -> String {
          Flows      {} open, {}\n\
          Dials      {} connected, {} failed, {} denied, {} over a limit\n\
          Waiting    {} sessions with {} flows; {} given up for newer ones\n\
-         Traffic    {} to clients, {} from clients",
+         Traffic    {} to clients, {} from clients\n\
+         Slots      {}",
         status.state,
         status.version,
         seconds(status.uptime_s),
@@ -84,6 +85,21 @@ pub(super) fn describe(status: &Status, layout: &Layout) -> String {
         status.evicted,
         bytes(status.tx_bytes),
         bytes(status.rx_bytes),
+        slots(&status.slots),
+    )
+}
+
+/// How clients are spread over threads, and whether they stay where they are.
+fn slots(slots: &[SlotStatus]) -> String {
+    let total = |count: fn(&SlotStatus) -> u64| slots.iter().map(count).sum::<u64>();
+    let connections: Vec<String> = slots.iter().map(|slot| slot.connections.to_string()).collect();
+    format!(
+        "{} with {} clients; {} changes of address, {} datagrams astray, {} sessions moved",
+        slots.len(),
+        connections.join(" + "),
+        total(|slot| slot.readdressed),
+        total(|slot| slot.strayed),
+        total(|slot| slot.moved_in),
     )
 }
 

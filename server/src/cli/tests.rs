@@ -161,6 +161,7 @@ fn status_reads_well() {
         dials: crate::control::Dials { connected: 100, failed: 2, denied: 1, limited: 0 },
         tx_bytes: 1_500_000,
         rx_bytes: 20,
+        slots: vec![slot(0, 1), slot(1, 0)],
     };
     assert_eq!(
         show::describe(&status, &Layout::for_config(None, Role::Gateway)),
@@ -172,8 +173,15 @@ Clients    1 connected of 3
 Flows      12 open, which outlive this process, but for 3 since its start; 7 came from one before
 Dials      100 connected, 2 failed, 1 denied, 0 over a limit
 Waiting    2 sessions with 9 flows; 1 given up for newer ones
-Traffic    1.5 MB to clients, 20 B from clients"
+Traffic    1.5 MB to clients, 20 B from clients
+Slots      2 with 1 + 0 clients; 6 changes of address, 0 datagrams astray, 4 sessions moved"
     );
+}
+
+fn slot(slot: u8, connections: u64) -> crate::control::SlotStatus {
+    let (moved_in, readdressed) = (2, 3);
+    let status = crate::control::SlotStatus { slot, connections, ..Default::default() };
+    crate::control::SlotStatus { moved_in, readdressed, ..status }
 }
 
 #[test]

@@ -5,26 +5,29 @@ use super::*;
 
 const NOW: UnixSeconds = 1_800_000_000;
 
-/// A daemon with one connected client.
-struct Model {
-    connected: Option<PublicKey>,
+fn facts() -> Facts {
+    let public = "gw.example.org:443".parse().unwrap();
+    Facts { public, key: key(9), listen: Vec::new(), uptime_s: 5, outlives: true }
 }
 
-impl Running for Model {
-    fn identity(&self) -> (HostPort, PublicKey) {
-        ("gw.example.org:443".parse().unwrap(), key(9))
+/// What a slot says that has connections of this client, or none.
+fn report(slot: u8, flows: u64) -> Report {
+    let connections = u64::from(flows > 0);
+    let activity = Activity { flows, connected_s: 10 * flows, ..Activity::default() };
+    Report {
+        slot: SlotStatus { slot, connections, flows, ..SlotStatus::default() },
+        parked: Waiting { sessions: 1, flows: 2 },
+        dials: Dials { connected: 3, failed: 1, denied: 0, limited: 4 },
+        activities: (flows > 0).then_some((key(1), activity)).into_iter().collect(),
+        tx_bytes: 100,
+        ..Report::default()
     }
+}
 
-    fn status(&self) -> Status {
-        Status { state: "running".to_owned(), connected: 1, ..Status::default() }
-    }
-
-    fn activity(&self, key: &PublicKey) -> Option<Activity> {
-        (self.connected == Some(*key)).then(|| Activity { flows: 3, ..Activity::default() })
-    }
-
-    fn cut_off(&mut self, key: &PublicKey) -> usize {
-        usize::from(self.connected.take_if(|connected| connected == key).is_some())
+fn done(answer: Answer) -> Value {
+    match answer {
+        Answer::Now(value) => value,
+        Answer::Ask(inquiry) => panic!("{inquiry:?}"),
     }
 }
 
@@ -58,39 +61,62 @@ fn request(verb: &str, args: Value) -> Request {
 fn an_invite_enrols_and_a_revocation_ends_the_session() {
     let place = place();
     let mut state = State::open(&place.layout).unwrap();
-    let mut model = Model { connected: Some(key(1)) };
     let asked = request("invite", json!({ "name": "laptop", "valid": "1h" }));
-    let answered = answer(&asked, &mut state, &mut model, NOW).unwrap();
+    let answered = done(answer(&asked, &mut state, &facts(), NOW).unwrap());
     let invite: Invite = answered["invite"].as_str().unwrap().parse().unwrap();
     assert_eq!((invite.host.as_str(), invite.gateway_key), ("gw.example.org", key(9)));
-    let listed = answer(&request("clients", Value::Null), &mut state, &mut model, NOW).unwrap();
-    assert_eq!(listed[0]["state"], "invited");
-    assert_eq!(listed[0]["invite_expires"], NOW + 3600);
+    let listed = |reports| {
+        let inquiry = Inquiry::Clients;
+        conclude(&inquiry, reports, 0, &mut State::open(&place.layout).unwrap(), &facts(), NOW)
+    };
+    let rows = listed(Vec::new());
+    assert_eq!(rows[0]["state"], "invited");
+    assert_eq!(rows[0]["invite_expires"], NOW + 3600);
 
     state.redeem(&invite.token, key(1), NOW).unwrap();
-    let listed = answer(&request("clients", Value::Null), &mut state, &mut model, NOW).unwrap();
-    assert_eq!(listed.as_array().unwrap().len(), 1);
-    assert_eq!(
-        (&listed[0]["state"], &listed[0]["activity"]["flows"]),
-        (&json!("connected"), &json!(3))
-    );
-    let status = answer(&request("status", Value::Null), &mut state, &mut model, NOW).unwrap();
-    assert_eq!((&status["clients"], &status["state"]), (&json!(1), &json!("running")));
+    let rows = listed(vec![report(0, 3), report(1, 0), report(2, 4)]);
+    assert_eq!(rows.as_array().unwrap().len(), 1);
+    let activity = &rows[0]["activity"];
+    assert_eq!((&rows[0]["state"], &activity["flows"]), (&json!("connected"), &json!(7)));
+    assert_eq!(activity["connected_s"], 40);
 
     let asked = request("revoke", json!({ "name": "laptop" }));
-    let answered = answer(&asked, &mut state, &mut model, NOW).unwrap();
-    assert_eq!(answered, json!({ "enrolled": true, "sessions": 1 }));
-    assert_eq!(model.connected, None);
+    let answered = answer(&asked, &mut state, &facts(), NOW).unwrap();
+    let Answer::Ask(inquiry) = answered else { panic!("{answered:?}") };
+    assert_eq!(inquiry, Inquiry::CutOff(key(1)));
     assert_eq!(state.admit(&key(1)), None);
+    let value = conclude(&inquiry, Vec::new(), 2, &mut state, &facts(), NOW);
+    assert_eq!(value, json!({ "enrolled": true, "sessions": 2 }));
+
+    let again = request("invite", json!({ "name": "phone", "valid": "1h" }));
+    answer(&again, &mut state, &facts(), NOW).unwrap();
+    let asked = request("revoke", json!({ "name": "phone" }));
+    let value = done(answer(&asked, &mut state, &facts(), NOW).unwrap());
+    assert_eq!(value, json!({ "enrolled": false, "sessions": 0 }));
+}
+
+#[test]
+fn the_status_adds_up_what_the_slots_say() {
+    let place = place();
+    let mut state = State::open(&place.layout).unwrap();
+    let asked = answer(&request("status", Value::Null), &mut state, &facts(), NOW).unwrap();
+    let Answer::Ask(inquiry) = asked else { panic!("{asked:?}") };
+    let reports = vec![report(2, 4), report(0, 3), report(1, 0)];
+    let value = conclude(&inquiry, reports, 0, &mut state, &facts(), NOW);
+    let status: Status = serde_json::from_value(value).unwrap();
+    assert_eq!((status.connected, status.flows, status.tx_bytes), (2, 7, 300));
+    assert_eq!(status.parked, Waiting { sessions: 3, flows: 6 });
+    assert_eq!(status.dials, Dials { connected: 9, failed: 3, denied: 0, limited: 12 });
+    let slots: Vec<(u8, u64)> = status.slots.iter().map(|slot| (slot.slot, slot.flows)).collect();
+    assert_eq!(slots, [(0, 3), (1, 0), (2, 4)]);
 }
 
 #[test]
 fn bad_requests_get_sentences() {
     let place = place();
     let mut state = State::open(&place.layout).unwrap();
-    let mut model = Model { connected: None };
     let mut error = |verb: &str, args: Value| {
-        answer(&request(verb, args), &mut state, &mut model, NOW).unwrap_err()
+        answer(&request(verb, args), &mut state, &facts(), NOW).unwrap_err()
     };
     assert_eq!(error("invite", Value::Null), "the request has no \"name\"");
     assert_eq!(error("invite", json!({ "name": "a" })), "the request has no \"valid\"");

@@ -11,19 +11,21 @@ use whimbrel_gateway_core::seen::Seen;
 
 use crate::flow::{End, Flow};
 use crate::keep::{Keep, KeptSession};
+use crate::peer::Peer;
 use crate::sessions::{GivenUp, Session};
+use crate::talk::{Attach, Caller, Client, Moved, News};
 
 use super::Gateway;
 
 impl Gateway {
-    /// The outcome of [`Question::Enrol`](super::Question::Enrol).
+    /// The outcome of [`News::Enrol`].
     pub(crate) fn enrolled(
         &mut self,
-        connection: Connection,
+        caller: &Caller,
         outcome: Result<ClientName, Denial>,
         now: Instant,
     ) {
-        let Some(peer) = self.peers.get_mut(&connection) else { return };
+        let Some(peer) = self.calling(caller) else { return };
         match outcome {
             Ok(name) => {
                 info!(client = %name, key = %peer.key, "Enrolled");
@@ -31,33 +33,51 @@ impl Gateway {
                     control.send(&Control::Enrolled { name: name.to_string() });
                 }
             }
-            Err(denial) => self.deny(connection, denial, now),
+            Err(denial) => self.deny(caller.connection, denial, now),
         }
     }
 
-    /// The outcome of [`Question::Attach`](super::Question::Attach): who the client is, or `None`
-    /// for a stranger.
+    /// The connection that asked, if it is still there.
+    fn calling(&mut self, caller: &Caller) -> Option<&mut Peer> {
+        self.peers.get_mut(&caller.connection).filter(|peer| peer.caller() == *caller)
+    }
+
+    /// The outcome of [`News::Attach`]: who the client is, or `None` for a stranger, and its
+    /// session if it was with another slot.
     pub(crate) fn attached(
         &mut self,
-        connection: Connection,
-        wanted: Option<SessionId>,
-        epoch: u64,
-        client: Option<(ClientName, Options)>,
+        attach: &Attach,
+        client: Option<Client>,
+        moved: Option<Moved>,
         now: Instant,
     ) {
+        let Attach { caller, session: wanted, epoch } = *attach;
+        let Caller { connection, key, .. } = caller;
+        let arrived = moved.map(|moved| self.house(moved, now));
+        let stranger = self.calling(&caller).map(|peer| peer.session.is_none());
         let Some((name, options)) = client else {
-            self.deny(connection, Denial::UnknownKey, now);
+            if let Some(session) = arrived {
+                self.give_up(session, GivenUp::Revoked);
+            }
+            if stranger.is_some() {
+                self.deny(connection, Denial::UnknownKey, now);
+            }
             return;
         };
-        // A second attach on one connection would leave its streams behind.
-        let stranger = self.peers.get(&connection).filter(|peer| peer.session.is_none());
-        let Some(key) = stranger.map(|peer| peer.key) else {
-            self.deny(connection, Denial::Protocol, now);
+        if stranger != Some(true) {
+            if let Some(session) = arrived {
+                self.park(session, now);
+            }
+            // A second attach on one connection would leave its streams behind.
+            if stranger.is_some() {
+                self.deny(connection, Denial::Protocol, now);
+            }
             return;
-        };
-        let old = wanted.and_then(|session| self.reclaim(session, &key, epoch, now));
+        }
+        let old = arrived.or_else(|| self.reclaim(wanted?, &key, epoch, now));
         let resumed = old.is_some();
-        let Some(mut session) = old.or_else(|| self.new_session(key, name.clone())) else {
+        let fresh = || self.new_session(key, name.clone(), now);
+        let Some(mut session) = old.or_else(fresh) else {
             self.deny(connection, Denial::Busy, now);
             return;
         };
@@ -66,12 +86,12 @@ impl Gateway {
         if let (Some(keep), Some(place)) = (&mut self.keep, session.place) {
             keep.note_session(place, epoch, &session.seen);
         }
-        self.usage.welcome(key, &options, now);
+        self.usage.lock().allow(&key, &options, now);
         let flows = u64::from(options.flows.unwrap_or(self.limits.flows_per_client));
         // One more than flows: the control stream.
         self.endpoint.grant(connection, flows + 1);
-        let (client, id) = (&session.name, session.id);
-        info!(%client, session = %id, resumed, flows = session.flows.len(), "Client attached");
+        let (client, id, slot) = (&session.name, session.id, self.number);
+        info!(%client, session = %id, %slot, resumed, flows = session.flows.len(), "Client attached");
         let Some(peer) = self.peers.get_mut(&connection) else { return };
         peer.session = Some(session);
         if let Some(control) = peer.control.as_mut() {
@@ -80,10 +100,84 @@ impl Gateway {
         }
     }
 
-    fn new_session(&mut self, key: PublicKey, name: ClientName) -> Option<Session> {
+    fn new_session(&mut self, key: PublicKey, name: ClientName, now: Instant) -> Option<Session> {
         let id = whimbrel_host::random::bytes().ok().map(SessionId)?;
         let place = self.keep.as_mut().and_then(|keep| keep.open_session(id, key));
+        self.usage.lock().welcome(key, now);
+        self.news.push_back(News::Opened(id, key));
         Some(Session { place, ..Session::new(id, key, name, 0) })
+    }
+
+    /// Gives a session away, with all its flows, to a client of another slot that may have it.
+    pub(crate) fn hand_over(
+        &mut self,
+        id: SessionId,
+        attach: &Attach,
+        now: Instant,
+    ) -> Option<Moved> {
+        let session = self.reclaim(id, &attach.caller.key, attach.epoch, now)?;
+        let numbers = session.flows.values();
+        let flows: Vec<Flow> = numbers.filter_map(|number| self.flows.remove(number)).collect();
+        for flow in &flows {
+            self.dialler.forget(flow.socket());
+        }
+        let kept = flows.iter().filter(|flow| flow.shelf.is_some()).count();
+        if let Some(keep) = &mut self.keep {
+            keep.part(kept);
+        }
+        let (client, slot) = (&session.name, self.number);
+        info!(%client, session = %id, %slot, flows = flows.len(), "Client moves to another slot");
+        Some(Moved { from: self.number, session, flows, kept })
+    }
+
+    /// So many sockets of sessions that were handed over need not be kept here any more.
+    pub(crate) fn left(&mut self, sockets: usize) {
+        if let Some(keep) = &mut self.keep {
+            keep.left(sockets);
+        }
+    }
+
+    /// Takes in a session of another slot. Its flows wait to be resumed.
+    fn house(&mut self, moved: Moved, now: Instant) -> Session {
+        let Moved { from, mut session, flows, kept } = moved;
+        session.flows.clear();
+        for mut flow in flows {
+            let number = self.next_flow;
+            self.next_flow += 1;
+            if let Err(error) = self.dialler.watch(number, flow.socket()) {
+                warn!(%error, "A flow cannot move to another slot");
+                self.usage.lock().close(&session.key);
+                Self::close_flow(&mut self.keep, flow, End::ByClient);
+                continue;
+            }
+            flow.settle();
+            if flow.is_dialling() {
+                self.dials.push_back((now + self.limits.dial_timeout, number));
+            }
+            session.flows.insert(flow.pipe.flow, number);
+            self.flows.insert(number, flow);
+        }
+        self.house_kept(&session);
+        // Where they come from they may be given up, now that they are kept here.
+        self.news.push_back(News::Housed(from, kept));
+        self.stats.moved_in += 1;
+        session
+    }
+
+    fn house_kept(&mut self, session: &Session) {
+        let Some(keep) = &mut self.keep else { return };
+        let flows = session.flows.values().filter_map(|number| self.flows.get(number));
+        let kept: Vec<_> =
+            flows.filter_map(|flow| Some((flow.shelf.as_ref()?.ticket(), flow.socket()))).collect();
+        let Err(error) = keep.house(&kept) else { return };
+        warn!(%error, "Connections that moved to another slot will end with this process");
+        for number in session.flows.values() {
+            let flow = self.flows.get_mut(number);
+            if let Some(shelf) = flow.and_then(|flow| flow.shelf.take()) {
+                keep.close_flow(shelf);
+                self.stats.unkept += 1;
+            }
+        }
     }
 
     /// Takes a session away from wherever it was: a place where it is parked, or a connection that
@@ -133,6 +227,11 @@ impl Gateway {
         }
         let (client, id) = (&session.name, session.id);
         info!(%client, session = %id, flows = session.flows.len(), reason, "Client parked");
+        self.park(session, now);
+    }
+
+    /// A session waits for its client.
+    fn park(&mut self, session: Session, now: Instant) {
         self.rest(&session);
         for session in self.parked.insert(session, now) {
             self.give_up(session, GivenUp::Evicted);
@@ -171,19 +270,15 @@ impl Gateway {
         info!(client = %session.name, flows = session.flows.len(), reason, "Client gone");
         for number in session.flows.into_values() {
             if let Some(flow) = self.flows.remove(&number) {
-                self.usage.close(&session.key);
+                self.usage.lock().close(&session.key);
                 Self::close_flow(&mut self.keep, flow, End::ByClient);
             }
         }
         if let (Some(keep), Some(place)) = (&mut self.keep, session.place) {
             keep.close_session(place);
         }
-        // A client that connects again may do so before its old connection is known to be dead.
-        let attached = self.peers.values().filter_map(|peer| peer.session.as_ref());
-        let mut others = attached.chain(self.parked.iter().map(|(_, session)| session));
-        if !others.any(|other| other.key == session.key) {
-            self.usage.forget(&session.key);
-        }
+        self.usage.lock().leave(&session.key);
+        self.news.push_back(News::Closed(session.id));
     }
 
     /// Closes a flow's socket, and then gives up what outlives the process.
@@ -199,21 +294,28 @@ impl Gateway {
         }
     }
 
-    /// Goes on with what the service manager kept of a process before. `admit` says who a client
-    /// is, or `None` for one that is not admitted any more.
+    /// Goes on with what the service manager kept of a process before, and with who the clients
+    /// are; `None` for one that is not admitted any more.
     pub(crate) fn restore(
         &mut self,
-        keep: Keep,
-        sessions: Vec<KeptSession>,
-        mut admit: impl FnMut(&PublicKey) -> Option<(ClientName, Options)>,
+        mut keep: Keep,
+        sessions: Vec<(KeptSession, Option<Client>)>,
         now: Instant,
     ) {
-        self.keep = Some(keep);
-        for kept in sessions {
-            match admit(&kept.key) {
-                Some((name, options)) => self.restore_session(kept, name, &options, now),
-                None => self.drop_session(kept),
+        let mut admitted = Vec::new();
+        for (kept, client) in sessions {
+            match client {
+                Some(client) => admitted.push((kept, client)),
+                None => {
+                    let (key, flows) = (kept.key, kept.flows.len());
+                    info!(%key, flows, "Its client is not admitted any more");
+                    keep.discard(kept);
+                }
             }
+        }
+        self.keep = Some(keep);
+        for (kept, (name, options)) in admitted {
+            self.restore_session(kept, name, &options, now);
         }
     }
 
@@ -231,13 +333,17 @@ impl Gateway {
             // What was never dialled is not used any more.
             keep.note_session(kept.place, kept.epoch, &session.seen);
         }
-        self.usage.welcome(kept.key, options, now);
+        {
+            let mut usage = self.usage.lock();
+            usage.welcome(kept.key, now);
+            usage.allow(&kept.key, options, now);
+        }
         for kept in kept.flows {
             let (wire, number) = (kept.flow, self.next_flow);
             self.next_flow += 1;
             match Flow::restored(kept, |socket| self.dialler.adopt(number, socket)) {
                 Ok(flow) => {
-                    self.usage.resume(&session.key);
+                    self.usage.lock().resume(&session.key);
                     if flow.is_dialling() {
                         self.dials.push_back((now + self.limits.dial_timeout, number));
                     }
@@ -252,17 +358,6 @@ impl Gateway {
         for session in self.parked.insert(session, now) {
             self.give_up(session, GivenUp::Evicted);
         }
-    }
-
-    fn drop_session(&mut self, kept: KeptSession) {
-        info!(key = %kept.key, flows = kept.flows.len(), "Its client is not admitted any more");
-        let Some(keep) = &mut self.keep else { return };
-        for flow in kept.flows {
-            // A connection that nobody ends would stay half open at the destination.
-            let _ = rustix::net::connect_unspec(&flow.socket);
-            keep.close_flow(flow.shelf);
-        }
-        keep.close_session(kept.place);
     }
 
     /// Cuts a client off: its connections, its flows.

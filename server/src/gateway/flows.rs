@@ -77,7 +77,7 @@ impl Gateway {
             self.stats.denied += 1;
             return Err((pipe, RefuseReason::Denied));
         }
-        if let Err(exceeded) = self.usage.open(&peer.key, now) {
+        if let Err(exceeded) = self.usage.lock().open(&peer.key, now) {
             debug!(%exceeded, "Limited");
             self.stats.limited += 1;
             return Err((pipe, RefuseReason::Limit));
@@ -87,7 +87,7 @@ impl Gateway {
         let socket = match Destination::unconnected(destination) {
             Ok(socket) => socket,
             Err(error) => {
-                self.usage.close(&peer.key);
+                self.usage.lock().close(&peer.key);
                 self.stats.failed += 1;
                 debug!(%destination, %error, "Cannot dial");
                 return Err((pipe, refusal(&error)));
@@ -104,7 +104,7 @@ impl Gateway {
             keep.note_session(place, session.epoch, &session.seen);
         }
         if let Err(error) = dialled.dial(number, &self.dialler) {
-            self.usage.close(&peer.key);
+            self.usage.lock().close(&peer.key);
             self.stats.failed += 1;
             debug!(%destination, %error, "Cannot dial");
             let (pipe, shelf) = dialled.abandon();
@@ -301,7 +301,7 @@ impl Gateway {
         if let Some(session) = owner {
             session.flows.remove(&flow.pipe.flow);
             session.held = session.held.saturating_sub(flow.counted);
-            self.usage.close(&session.key);
+            self.usage.lock().close(&session.key);
         }
     }
 }

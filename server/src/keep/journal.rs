@@ -1,25 +1,21 @@
 //! A shared memory file with a record of every session and flow, and the kept bytes of flows.
 //!
-//! One process writes it, in an order in which it can be killed after any store and leave a file
+//! One process writes it, each thread the records that are its own, in an order in which it can be killed after any store and leave a file
 //! that is true: a record is marked as the last step of its making and unmarked as the first of its
 //! end, and a place is not used for other bytes before the record says that nobody needs them.
 //!
 //! The bytes of a flow lie in a ring of its own, as large as the largest window. Rings are laid out
 //! in a sparse file: what was never written takes no memory. They are read into straight from the
 //! socket, so they are in the file when the kernel counts them as read.
-#![expect(unsafe_code, reason = "records and rings are memory that outlives the process")]
 
-use std::ffi::c_void;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
-use rustix::mm::{Advice, MapFlags, ProtFlags};
 use tracing::debug;
 use whimbrel_common::identity::PublicKey;
 use whimbrel_common::session::MAX_WINDOW;
@@ -27,6 +23,10 @@ use whimbrel_common::wire::{SessionId, WireFlow};
 use whimbrel_gateway_core::seen::{self, Seen};
 
 use super::lot::Ticket;
+
+mod map;
+
+use map::Map;
 
 /// "whimbrel", read as a number.
 const MAGIC: u64 = u64::from_le_bytes(*b"whimbrel");
@@ -103,11 +103,18 @@ const ENDING: u64 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Place(u32);
 
-/// See the [module](self).
+/// See the [module](self). All clones are the same journal.
+#[derive(Clone)]
 pub(super) struct Journal {
     map: Arc<Map>,
-    free_sessions: Vec<u32>,
-    free_flows: Vec<u32>,
+    /// Held for a few instructions when a session or a flow begins or ends, never for a byte.
+    free: Arc<Mutex<Free>>,
+}
+
+/// Places that were used before.
+struct Free {
+    sessions: Vec<u32>,
+    flows: Vec<u32>,
 }
 
 /// A session as the journal has it.
@@ -192,10 +199,15 @@ impl Journal {
     fn over(map: Map) -> Self {
         let live = |at: usize| map.word(at, 0).load(Ordering::Acquire) != 0;
         let sessions = (0..used(&map, header::SESSIONS, SESSIONS)).rev();
-        let free_sessions = sessions.filter(|slot| !live(session_at(*slot))).collect();
+        let sessions = sessions.filter(|slot| !live(session_at(*slot))).collect();
         let flows = (0..used(&map, header::FLOWS, FLOWS)).rev();
-        let free_flows = flows.filter(|slot| !live(flow_at(*slot))).collect();
-        Self { map: Arc::new(map), free_sessions, free_flows }
+        let flows = flows.filter(|slot| !live(flow_at(*slot))).collect();
+        Self { map: Arc::new(map), free: Arc::new(Mutex::new(Free { sessions, flows })) }
+    }
+
+    fn free(&self) -> MutexGuard<'_, Free> {
+        // Whoever panicked with it had pushed or popped a number, or not.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the journal has. To be asked once, before anything is written.
@@ -264,8 +276,10 @@ impl Journal {
     }
 
     pub(super) fn open_session(&mut self, id: SessionId, key: PublicKey) -> Option<Place> {
-        let fresh = || unused(&self.map, header::SESSIONS, SESSIONS);
-        let slot = self.free_sessions.pop().or_else(fresh)?;
+        let slot = {
+            let mut free = self.free();
+            free.sessions.pop().or_else(|| unused(&self.map, header::SESSIONS, SESSIONS))?
+        };
         let at = session_at(slot);
         let store = |word, value| self.map.word(at, word).store(value, Ordering::Relaxed);
         for (number, value) in (session::ID..).zip(words(&id.0)) {
@@ -294,7 +308,7 @@ impl Journal {
 
     pub(super) fn close_session(&mut self, place: Place) {
         self.map.word(session_at(place.0), session::MARK).store(0, Ordering::Release);
-        self.free_sessions.push(place.0);
+        self.free().sessions.push(place.0);
     }
 
     pub(super) fn open_flow(
@@ -303,8 +317,10 @@ impl Journal {
         number: WireFlow,
         destination: SocketAddr,
     ) -> Option<Shelf> {
-        let fresh = || unused(&self.map, header::FLOWS, FLOWS);
-        let slot = self.free_flows.pop().or_else(fresh)?;
+        let slot = {
+            let mut free = self.free();
+            free.flows.pop().or_else(|| unused(&self.map, header::FLOWS, FLOWS))?
+        };
         let generation = self.map.word(0, header::GENERATION).fetch_add(1, Ordering::AcqRel) + 1;
         let at = flow_at(slot);
         let store = |word, value| self.map.word(at, word).store(value, Ordering::Relaxed);
@@ -325,9 +341,10 @@ impl Journal {
     /// The flow is over.
     pub(super) fn remove(&mut self, shelf: Shelf) {
         self.map.word(flow_at(shelf.slot), flow::MARK).store(0, Ordering::Release);
-        self.free_flows.push(shelf.slot);
-        // What is left of its bytes goes with it.
+        let slot = shelf.slot;
+        // What is left of its bytes goes with it, before the place is anybody else's.
         drop(shelf);
+        self.free().flows.push(slot);
     }
 }
 
@@ -473,75 +490,13 @@ impl fmt::Debug for Shelf {
     }
 }
 
-/// The file, as memory.
-struct Map {
-    start: NonNull<u8>,
-    size: usize,
-    file: OwnedFd,
-    /// Bytes of all rings that may have memory.
-    resident: AtomicU64,
-}
-
-// SAFETY: records are atomics, and each ring belongs to the one `Shelf` of its place.
-unsafe impl Send for Map {}
-// SAFETY: as above.
-unsafe impl Sync for Map {}
-
-impl Map {
-    fn new(file: OwnedFd) -> io::Result<Self> {
-        let size = usize::try_from(SIZE).map_err(io::Error::other)?;
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a mapping at an address of the kernel's choice replaces no other.
-        let start = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), size, access, MapFlags::SHARED, &file, 0)
-        }?;
-        // SAFETY: exactly the mapping just made. It holds what people say to each other: no core
-        // dump shall have it.
-        unsafe { rustix::mm::madvise(start, size, Advice::LinuxDontDump) }?;
-        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, size, file, resident: AtomicU64::new(0) })
-    }
-
-    /// A word of the record at byte `at`.
-    fn word(&self, at: usize, word: usize) -> &AtomicU64 {
-        let offset = at + word * size_of::<u64>();
-        debug_assert!(word < RECORD / size_of::<u64>() && offset < RECORDS_END);
-        // SAFETY: within the mapping, which is as large as all records and rings.
-        let pointer = unsafe { self.start.add(offset) };
-        // SAFETY: aligned, as records are; it lives as long as the mapping; and all access to the
-        // records is atomic.
-        unsafe { AtomicU64::from_ptr(pointer.as_ptr().cast()) }
-    }
-
-    /// Bytes of a ring. The caller is the only one to use this ring.
-    #[expect(clippy::mut_from_ref, reason = "each ring belongs to one shelf, which lends it out")]
-    fn ring(&self, slot: u32, at: u64, length: u64) -> &mut [u8] {
-        assert!(slot < FLOWS && at <= RING && length <= RING - at, "beyond the ring");
-        let offset = usize::try_from(ring_at(slot) + at).expect("within the mapping");
-        let length = usize::try_from(length).expect("within the mapping");
-        // SAFETY: within the mapping, as just checked.
-        let pointer = unsafe { self.start.add(offset) };
-        // SAFETY: mapped, initialised to zero by the kernel, and lent to nobody else: there is one
-        // shelf of each place, and its methods borrow it mutably.
-        unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), length) }
-    }
-}
-
-impl Drop for Map {
-    fn drop(&mut self) {
-        let start = self.start.as_ptr().cast::<c_void>();
-        // SAFETY: the mapping made in `new`, which nobody borrows any more.
-        let unmapped = unsafe { rustix::mm::munmap(start, self.size) };
-        debug_assert!(unmapped.is_ok(), "the mapping was whole");
-    }
-}
-
 /// How many records were ever used. Those beyond have no memory, and need none to be known free.
 fn used(map: &Map, counter: usize, most: u32) -> u32 {
     let used = map.word(0, counter).load(Ordering::Acquire);
     u32::try_from(used).unwrap_or(u32::MAX).min(most)
 }
 
+/// A record that was never used. To be asked with the free places held.
 fn unused(map: &Map, counter: usize, most: u32) -> Option<u32> {
     let slot = used(map, counter, most);
     (slot < most).then(|| {

@@ -8,6 +8,8 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -40,13 +42,15 @@ pub(crate) struct Ticket {
     pub(super) generation: u64,
 }
 
+/// The numbers of pairs, for all lots of a process.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Numbers(Arc<AtomicU64>);
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Lot {
     pairs: Vec<Pair>,
-    /// Names from before this process.
-    old: Vec<String>,
-    next: u64,
+    numbers: Numbers,
     /// Sockets parked since the last renewal, and of all how many are over.
     arrivals: u64,
     departures: u64,
@@ -63,19 +67,42 @@ struct Pair {
     _exit: OwnedFd,
 }
 
-impl Lot {
-    /// An empty lot beside those named `old`.
-    pub(super) fn new(old: &[String]) -> Self {
+impl Numbers {
+    /// Those that none of the pairs named `old` has.
+    pub(super) fn beside(old: &[String]) -> Self {
         let number = |name: &String| name.strip_prefix(NAME)?.parse::<u64>().ok();
         let next = old.iter().filter_map(number).max().map_or(0, |newest| newest.wrapping_add(1));
-        let old = old.to_vec();
-        Self { pairs: Vec::new(), old, next, arrivals: 0, departures: 0, renewed: 0 }
+        Self(Arc::new(AtomicU64::new(next)))
+    }
+
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Lot {
+    /// An empty lot.
+    pub(super) fn new(numbers: Numbers) -> Self {
+        Self { pairs: Vec::new(), numbers, arrivals: 0, departures: 0, renewed: 0 }
     }
 
     /// Parks a duplicate of `socket`.
     pub(super) fn park(&mut self, ticket: Ticket, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.send(&[ticket], &[socket])?;
         self.arrivals += 1;
+        Ok(())
+    }
+
+    /// Parks duplicates of `sockets`, which are parked elsewhere too.
+    pub(super) fn park_all(
+        &mut self,
+        tickets: &[Ticket],
+        sockets: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        for (tickets, sockets) in tickets.chunks(BATCH).zip(sockets.chunks(BATCH)) {
+            self.send(tickets, sockets)?;
+            self.arrivals += tickets.len() as u64;
+        }
         Ok(())
     }
 
@@ -106,9 +133,8 @@ impl Lot {
         }
         (self.arrivals, self.departures) = (0, 0);
         self.renewed = u64::try_from(tickets.len()).unwrap_or(u64::MAX);
-        let before = before.into_iter().map(|pair| pair.name);
-        for name in self.old.drain(..).chain(before) {
-            store::forget(&name)?;
+        for pair in before {
+            store::forget(&pair.name)?;
         }
         Ok(())
     }
@@ -121,8 +147,7 @@ impl Lot {
                 outcome => return Ok(outcome?),
             }
         }
-        let pair = Pair::store(format!("{NAME}{}", self.next))?;
-        self.next = self.next.wrapping_add(1);
+        let pair = Pair::store(format!("{NAME}{}", self.numbers.next()))?;
         pair.send(&payload, sockets)?;
         self.pairs.push(pair);
         Ok(())

@@ -1,5 +1,7 @@
 //! A client of our own making: it proves its key like any other and then says what it likes.
 
+#![allow(dead_code, reason = "several test programs share this file, each uses its part")]
+
 use crate::stage::PATIENCE;
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
@@ -44,8 +46,7 @@ impl Rogue {
     /// Connects from the origin's host, which has a public address, and proves a key.
     pub(crate) fn connect(world: &World, own: SecretKey) -> Result<Self> {
         let gateway: PublicKey = gateway_key(world)?.public();
-        let socket = world.host("origin").run(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
-        socket.set_read_timeout(Some(TICK))?;
+        let socket = bind(world)?;
         let identity = Identity { key: own, role: Role::Client { gateway } };
         let tuning = Tuning { segments: 1, ..Tuning::default() };
         let mut endpoint = Endpoint::new(&identity, &tuning)?;
@@ -100,12 +101,35 @@ impl Rogue {
 
     fn attach(&mut self, session: Option<SessionId>, epoch: u64) -> Result<()> {
         self.say(&Control::Attach { session, epoch })?;
-        self.until("attached", |rogue| {
-            if let Some(Control::Attached { session, .. }) = rogue.hear()? {
-                rogue.session = Some(session);
-            }
-            Ok(rogue.session.is_some())
-        })
+        self.until("attached", Self::is_attached)
+    }
+
+    /// A client admitted before, who has asked for a session and does not wait for the answer.
+    pub(crate) fn asking(
+        world: &World,
+        number: u8,
+        session: Option<SessionId>,
+        epoch: u64,
+    ) -> Result<Self> {
+        let mut rogue = Self::connect(world, key(number))?;
+        rogue.open().context("no control stream")?;
+        rogue.say(&Control::Hello { version: VERSION, capabilities: 0 })?;
+        rogue.say(&Control::Attach { session, epoch })?;
+        Ok(rogue)
+    }
+
+    /// Whether the gateway has said that it is attached.
+    pub(crate) fn is_attached(&mut self) -> Result<bool> {
+        if let Some(Control::Attached { session, .. }) = self.hear()? {
+            self.session = Some(session);
+        }
+        Ok(self.session.is_some())
+    }
+
+    /// Goes on from another port, as behind a NAT that forgot it. It does not know itself.
+    pub(crate) fn rebind(&mut self, world: &World) -> Result<()> {
+        self.socket = bind(world)?;
+        Ok(())
     }
 
     /// Says something to an echo, and waits until all of it has come back.
@@ -265,6 +289,12 @@ impl Rogue {
         send_all(&mut self.endpoint, &self.socket, |_| None)?;
         receive_all(&mut self.endpoint, &self.socket)
     }
+}
+
+fn bind(world: &World) -> Result<UdpSocket> {
+    let socket = world.host("origin").run(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+    socket.set_read_timeout(Some(TICK))?;
+    Ok(socket)
 }
 
 /// Sends what an endpoint has to send; `to` may say another destination.

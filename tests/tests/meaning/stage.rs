@@ -61,7 +61,12 @@ impl Stage {
 
     /// The lab as it is, with a gateway under a service manager that keeps what it stores.
     pub(crate) fn raise_kept() -> Result<Self> {
-        let (world, origin) = prepare(Layout::standard(), |_| {})?;
+        Self::raise_kept_with(|_| {})
+    }
+
+    /// The same with a changed configuration of the gateway.
+    pub(crate) fn raise_kept_with(gateway: impl FnOnce(&mut toml::Table)) -> Result<Self> {
+        let (world, origin) = prepare(Layout::standard(), gateway)?;
         let gateway = world.start_kept_gateway()?;
         world.join_client("laptop")?;
         let client = world.start_client("laptop")?;
@@ -228,9 +233,14 @@ pub(crate) fn reset(stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
+/// Whether these are the bytes of a numbered stream from an offset on.
+pub(crate) fn is_numbered(stream: u64, from: u64, bytes: &[u8]) -> bool {
+    numbered(stream, from, bytes.len()) == bytes
+}
+
 /// Bytes of a numbered stream: each 8 of them are their own number, mixed with a number of the
 /// stream, so that a byte lost, repeated or of another stream shows.
-fn numbered(stream: u64, from: u64, length: usize) -> Vec<u8> {
+pub(crate) fn numbered(stream: u64, from: u64, length: usize) -> Vec<u8> {
     let skip = usize::try_from(from % 8).expect("below eight");
     let mut bytes = Vec::with_capacity(length + 16);
     let mut word = from / 8;

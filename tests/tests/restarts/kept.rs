@@ -18,7 +18,7 @@ const BULK: u64 = 24 << 20;
 const KILLS: u64 = 25;
 
 /// Kills count, not bytes: about 4 MB/s in each direction of each connection.
-const PACE: Duration = Duration::from_millis(4);
+pub(crate) const PACE: Duration = Duration::from_millis(4);
 
 /// Connections beside each other, each with an end of its own: enough for their sockets to be
 /// parked anew meanwhile. With `WHIMBREL_FULL` there are four times as many.

@@ -62,13 +62,14 @@ fn damaged_messages_and_strange_descriptors_harm_nothing_else() {
 #[test]
 fn names_are_not_used_twice() {
     let old = ["keep-lot-7", "keep-lot-12", "keep-lot-x"].map(str::to_owned);
-    assert_eq!(Lot::new(&old).next, 13);
-    assert_eq!(Lot::new(&[]).next, 0);
+    let numbers = Numbers::beside(&old);
+    assert_eq!((numbers.next(), numbers.clone().next(), numbers.next()), (13, 14, 15));
+    assert_eq!(Numbers::beside(&[]).next(), 0);
 }
 
 #[test]
 fn a_lot_is_littered_by_more_than_it_holds() {
-    let mut lot = Lot::new(&[]);
+    let mut lot = Lot::new(Numbers::default());
     lot.renewed = 500;
     (0..LITTER + 500).for_each(|_| lot.leave());
     assert!(!lot.is_littered());
