@@ -45,7 +45,9 @@ pub struct Report {
     pub slot: SlotStatus,
     /// Sessions that wait for their clients.
     pub parked: Waiting,
-    /// Sessions given up because their client parked too many.
+    /// What flows keep for those who have not taken it.
+    pub held: Held,
+    /// Sessions given up because their client parked too many, or memory was short.
     pub evicted: u64,
     /// Flows taken over from the process before.
     pub restored: u64,
@@ -105,7 +107,10 @@ pub struct Status {
     /// Sessions that wait for their clients.
     #[serde(default)]
     pub parked: Waiting,
-    /// Sessions given up since the start because their client parked too many.
+    /// What flows keep for those who have not taken it.
+    #[serde(default)]
+    pub held: Held,
+    /// Sessions given up since the start because their client parked too many, or memory was short.
     #[serde(default)]
     pub evicted: u64,
     /// Flows taken over from the process before.
@@ -145,6 +150,15 @@ pub struct SlotStatus {
     pub moved_in: u64,
     /// Times a client came from another address or by another path and was still found here.
     pub readdressed: u64,
+}
+
+/// Bytes that were read and that nobody has taken yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Held {
+    /// So many there are.
+    pub bytes: u64,
+    /// So many there may be (`limits.memory`).
+    pub limit: u64,
 }
 
 /// What waits for its clients.
@@ -275,6 +289,8 @@ fn status(mut reports: Vec<Report>, clients: usize, facts: &Facts) -> Status {
         status.flows += report.slot.flows;
         status.parked.sessions += report.parked.sessions;
         status.parked.flows += report.parked.flows;
+        status.held.bytes += report.held.bytes;
+        status.held.limit += report.held.limit;
         status.evicted += report.evicted;
         status.restored += report.restored;
         status.unkept += report.unkept;

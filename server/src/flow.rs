@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use whimbrel_carrier::{Connection, Endpoint, Pipe, Pulled, StreamEnd};
-use whimbrel_common::session::{INITIAL_WINDOW, Receiver, Sender, Violation};
+use whimbrel_common::session::{Receiver, Sender, Violation};
 use whimbrel_common::wire::{FlowAnswer, RefuseReason, StreamCode};
 
 use crate::dial::{Destination, Dialler, Ready};
@@ -28,8 +28,8 @@ pub(crate) struct Terms {
     pub(crate) rtt: Duration,
     /// The largest window of a flow, in bytes.
     pub(crate) window: u64,
-    /// Whether destinations may be read although the client holds much already.
-    pub(crate) may_read: bool,
+    /// How much the flow may hold before its destination is left unread, in bytes.
+    pub(crate) allowance: u64,
 }
 
 /// One flow.
@@ -168,6 +168,11 @@ impl Flow {
         self.closing |= ready.closing;
     }
 
+    /// Whether the destination may have more to read.
+    pub(crate) fn waits_to_read(&self) -> bool {
+        self.can_read && !self.read_end && !self.dialling
+    }
+
     /// Bytes of the flow in this process.
     pub(crate) fn held(&self) -> u64 {
         self.pipe.sender.held()
@@ -210,7 +215,7 @@ impl Flow {
             Ok(more) => more,
             Err(end) => return Turn::Over(end),
         };
-        let down = match self.carry_down(endpoint, scratch, terms.may_read) {
+        let down = match self.carry_down(endpoint, scratch, terms.allowance) {
             Ok(more) => more,
             Err(end) => return Turn::Over(end),
         };
@@ -282,14 +287,14 @@ impl Flow {
         &mut self,
         endpoint: &mut Endpoint,
         scratch: &mut [u8],
-        may_read: bool,
+        allowance: u64,
     ) -> Result<bool, End> {
         let mut moved = 0;
         self.push(endpoint)?;
         if let Some(shelf) = &mut self.shelf {
             shelf.take(self.pipe.sender.taken());
         }
-        let may_read = may_read || self.held() < INITIAL_WINDOW;
+        let may_read = self.held() < allowance;
         while self.can_read && !self.read_end && may_read && self.unsent() < UNSENT {
             let room = self.pipe.sender.room().min(scratch.len());
             if room == 0 {

@@ -3,7 +3,7 @@
 //! Everything belongs to one [`Gateway`]. Its owner feeds datagrams, socket news and the time, and
 //! takes datagrams to send and news for the head; nothing here waits.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,18 +16,20 @@ use whimbrel_carrier::{
     Tuning,
 };
 use whimbrel_common::cid::ServerId;
-use whimbrel_common::config::GatewayConfig;
+use whimbrel_common::config::{GatewayConfig, Limits};
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::invite::Token;
 use whimbrel_common::path::{Action, Input, PathKey, PreferredBy};
 use whimbrel_common::wire::{Control, Denial, StreamCode, VERSION};
 use whimbrel_gateway_core::directory::SlotNumber;
 use whimbrel_gateway_core::egress::Policy;
+use whimbrel_gateway_core::memory::Memory;
 
-use crate::control::{Activity, Dials, Report, SlotStatus, Waiting};
+use crate::control::{Activity, Dials, Held, Report, SlotStatus, Waiting};
 use crate::dial::{Dialler, Ready};
 use crate::flow::{End, Flow};
 use crate::keep::Keep;
+use crate::machine;
 use crate::peer::{ADMISSION_BYTES, Peer, Use};
 use crate::sessions::Parked;
 use crate::talk::{Attach, Caller, News, SharedUsage};
@@ -49,7 +51,7 @@ struct Stats {
     pub(crate) denied: u64,
     /// Dials beyond a client's limits.
     pub(crate) limited: u64,
-    /// Sessions given up because their client parked too many.
+    /// Sessions given up because their client parked too many, or memory was short.
     pub(crate) evicted: u64,
     /// Flows of a process before.
     pub(crate) restored: u64,
@@ -68,13 +70,18 @@ struct Stats {
 /// See the [module](self).
 pub(crate) struct Gateway {
     number: SlotNumber,
+    slots: u8,
     endpoint: Endpoint,
     dialler: Dialler,
     policy: Policy,
     usage: SharedUsage,
-    limits: whimbrel_common::config::Limits,
+    limits: Limits,
     peers: BTreeMap<Connection, Peer>,
     parked: Parked,
+    memory: Memory,
+    /// Flows that found no room for what their destinations say.
+    starved: BTreeSet<u64>,
+    feed_at: Instant,
     /// What outlives this process, where a service manager keeps it.
     keep: Option<Keep>,
     flows: BTreeMap<u64, Flow>,
@@ -97,6 +104,7 @@ impl Gateway {
         key: SecretKey,
         own: impl IntoIterator<Item = IpAddr>,
         usage: SharedUsage,
+        now: Instant,
     ) -> anyhow::Result<Self> {
         let server = ServerId { node: 0, slot: number.0 };
         let identity = Identity { key, role: Role::Gateway { server } };
@@ -108,6 +116,7 @@ impl Gateway {
         policy.set_own(own);
         Ok(Self {
             number,
+            slots,
             endpoint: Endpoint::new(&identity, &tuning)?,
             dialler: Dialler::new()?,
             policy,
@@ -115,6 +124,9 @@ impl Gateway {
             limits: config.limits,
             peers: BTreeMap::new(),
             parked: Parked::default(),
+            memory: Memory::new(memory(&config.limits, slots)),
+            starved: BTreeSet::new(),
+            feed_at: now,
             keep: None,
             flows: BTreeMap::new(),
             next_flow: 0,
@@ -132,6 +144,7 @@ impl Gateway {
         self.policy.reconfigure(&config.egress);
         self.usage.lock().reconfigure(&config.limits);
         self.limits = config.limits;
+        self.memory.confine(memory(&self.limits, self.slots));
     }
 
     /// A datagram arrived.
@@ -177,7 +190,9 @@ impl Gateway {
         }
         self.expire_dials(now);
         self.expire_parked(now);
+        self.feed_starved(now);
         self.turn_flows(now);
+        self.relieve_memory();
         self.tend_peers(now);
         self.tidy_keep();
         !self.work.is_empty()
@@ -193,7 +208,8 @@ impl Gateway {
         let peers = self.peers.values().filter_map(Peer::deadline).min();
         let dials = self.dials.front().map(|(at, _)| *at);
         let parked = self.parked.deadline(self.limits.hold);
-        [self.endpoint.poll_timeout(), peers, dials, parked].into_iter().flatten().min()
+        let starved = Some(self.feed_at).filter(|_| !self.starved.is_empty());
+        [self.endpoint.poll_timeout(), peers, dials, parked, starved].into_iter().flatten().min()
     }
 
     fn handle_event(&mut self, connection: Connection, event: Event, now: Instant) {
@@ -465,6 +481,7 @@ impl Gateway {
                 sessions: count(self.parked.iter().count()),
                 flows: self.parked.iter().map(|(_, session)| count(session.flows.len())).sum(),
             },
+            held: Held { bytes: self.memory.held(), limit: self.memory.limit() },
             evicted: stats.evicted,
             restored: stats.restored,
             unkept: stats.unkept,
@@ -519,4 +536,10 @@ fn act(endpoint: &mut Endpoint, peer: &mut Peer, action: Action) {
         | Action::Close { .. }
         | Action::Replay { .. } => {}
     }
+}
+
+/// What the flows of one of `slots` slots may keep, in bytes.
+fn memory(limits: &Limits, slots: u8) -> u64 {
+    let all = if limits.memory == 0 { machine::memory() / 4 } else { limits.memory };
+    all / u64::from(slots.max(1))
 }

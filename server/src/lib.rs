@@ -11,6 +11,7 @@ mod dial;
 mod flow;
 mod gateway;
 mod keep;
+mod machine;
 mod passed;
 mod peer;
 mod ports;

@@ -71,6 +71,8 @@ pub(crate) struct Parked {
 pub(crate) enum GivenUp {
     /// The client parked too many others since.
     Evicted,
+    /// What all clients keep leaves no room for it.
+    Crowded,
     /// The client did not come back in time.
     Expired,
     /// The client is not admitted any more.
@@ -81,6 +83,7 @@ impl fmt::Display for GivenUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Evicted => "the client parks too many sessions",
+            Self::Crowded => "memory is short",
             Self::Expired => "the client did not come back",
             Self::Revoked => "revoked",
         })
@@ -108,6 +111,14 @@ impl Parked {
         if !session.is_rightful(id, key, epoch) {
             return None;
         }
+        self.sessions.remove(&id).map(|(_, session)| session)
+    }
+
+    /// Takes the session that has waited longest of those that keep something.
+    pub(crate) fn evict(&mut self) -> Option<Session> {
+        let keeping = self.sessions.iter().filter(|(_, (_, session))| session.held > 0);
+        let (id, _) = keeping.min_by_key(|(_, (since, _))| *since)?;
+        let id = *id;
         self.sessions.remove(&id).map(|(_, session)| session)
     }
 

@@ -138,9 +138,11 @@ impl Slot {
     fn begin(start: Start) -> anyhow::Result<Self> {
         let slots = u8::try_from(start.neighbours.len()).unwrap_or(u8::MAX);
         let place = (start.number, slots);
-        let mut gateway = Gateway::new(place, &start.config, start.key, start.own, start.usage)?;
+        let now = Instant::now();
+        let mut gateway =
+            Gateway::new(place, &start.config, start.key, start.own, start.usage, now)?;
         if let Some((keep, sessions)) = start.kept {
-            gateway.restore(keep, sessions, Instant::now());
+            gateway.restore(keep, sessions, now);
         }
         let slot = Self {
             number: start.number,

@@ -8,6 +8,8 @@ mod frames;
 mod garbage;
 #[path = "hostile/impostor.rs"]
 mod impostor;
+#[path = "hostile/memory.rs"]
+mod memory;
 #[path = "hostile/rogue.rs"]
 mod rogue;
 #[path = "hostile/sessions.rs"]
@@ -20,6 +22,7 @@ mod ways;
 use frames::*;
 use garbage::*;
 use impostor::*;
+use memory::*;
 use sessions::*;
 use ways::*;
 
@@ -33,6 +36,7 @@ suite! {
     a_revoked_client_cannot_go_on,
     streams_without_a_header_are_reset_or_wait,
     a_client_that_never_reads_holds_no_more_than_its_share,
+    what_all_clients_keep_has_a_limit,
     ten_thousand_streams_at_once_harm_nobody,
     a_stranger_gets_four_kilobytes_and_five_seconds,
     a_gateway_that_breaks_every_rule_harms_only_its_own_flows,

@@ -36,7 +36,7 @@ pub struct Egress {
     pub deny: Vec<Cidr>,
 }
 
-/// Section `[limits]`: per client, except for `half_open`.
+/// Section `[limits]`: per client, except for `half_open` and `memory`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Flows open at once.
@@ -45,6 +45,8 @@ pub struct Limits {
     pub dials_per_second: u32,
     /// Bytes held for one client in both directions, over all its flows.
     pub buffered_per_client: u64,
+    /// Bytes held for all clients together; zero for a share of the machine's memory.
+    pub memory: u64,
     /// How long a destination may take to answer.
     pub dial_timeout: Duration,
     /// Handshakes under way, over all addresses, before new ones must prove theirs (Retry).
@@ -98,11 +100,13 @@ impl GatewayConfig {
 
 fn limits(raw: &Raw<'_>) -> Result<Limits, ConfigError> {
     let size = raw.read_within("limits.buffered_per_client", Size(1 << 20)..=Size(1 << 40))?;
+    let memory = raw.read_within("limits.memory", Size(0)..=Size(1 << 40))?;
     let timeout = Period(Duration::from_secs(1))..=Period(Duration::from_mins(10));
     Ok(Limits {
         flows_per_client: raw.read_within("limits.flows_per_client", 1..=1_000_000)?,
         dials_per_second: raw.read_within("limits.dials_per_second", 1..=1_000_000)?,
         buffered_per_client: size.0,
+        memory: memory.0,
         dial_timeout: raw.read_within("limits.dial_timeout", timeout)?.0,
         half_open: raw.read_within("limits.half_open", 1..=1_000_000)?,
         hold: hold(raw, "limits.hold")?,
@@ -179,6 +183,15 @@ const KEYS: &[Key<GatewayConfig>] = &[
         example: "",
         comment: "Bytes held for one client over all its connections: 1MiB to 1024GiB.",
         show: |config| quoted(&Size(config.limits.buffered_per_client)),
+    },
+    Key {
+        section: "limits",
+        name: "memory",
+        default: Some("\"0B\""),
+        example: "",
+        comment: "Bytes held for all clients together: up to 1024GiB, 0B for a quarter of the memory\n\
+                  there is. Parked clients are given up before it is reached, the oldest first.",
+        show: |config| quoted(&Size(config.limits.memory)),
     },
     Key {
         section: "limits",

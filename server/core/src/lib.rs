@@ -6,5 +6,6 @@ pub mod directory;
 pub mod egress;
 pub mod invites;
 pub mod limits;
+pub mod memory;
 pub mod seen;
 pub mod steering;

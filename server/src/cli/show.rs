@@ -63,7 +63,8 @@ pub(super) fn describe(status: &Status, layout: &Layout) -> String {
          Clients    {} connected of {}\n\
          Flows      {} open, {}\n\
          Dials      {} connected, {} failed, {} denied, {} over a limit\n\
-         Waiting    {} sessions with {} flows; {} given up for newer ones\n\
+         Waiting    {} sessions with {} flows; {} given up\n\
+         Memory     {} held of {}\n\
          Traffic    {} to clients, {} from clients\n\
          Slots      {}",
         status.state,
@@ -83,6 +84,8 @@ pub(super) fn describe(status: &Status, layout: &Layout) -> String {
         status.parked.sessions,
         status.parked.flows,
         status.evicted,
+        bytes(status.held.bytes),
+        bytes(status.held.limit),
         bytes(status.tx_bytes),
         bytes(status.rx_bytes),
         slots(&status.slots),

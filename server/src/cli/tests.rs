@@ -154,6 +154,7 @@ fn status_reads_well() {
         connected: 1,
         flows: 12,
         parked: crate::control::Waiting { sessions: 2, flows: 9 },
+        held: crate::control::Held { bytes: 5_000_000, limit: 250_000_000 },
         evicted: 1,
         restored: 7,
         unkept: 3,
@@ -172,7 +173,8 @@ Key        k
 Clients    1 connected of 3
 Flows      12 open, which outlive this process, but for 3 since its start; 7 came from one before
 Dials      100 connected, 2 failed, 1 denied, 0 over a limit
-Waiting    2 sessions with 9 flows; 1 given up for newer ones
+Waiting    2 sessions with 9 flows; 1 given up
+Memory     5.0 MB held of 250.0 MB
 Traffic    1.5 MB to clients, 20 B from clients
 Slots      2 with 1 + 0 clients; 6 changes of address, 0 datagrams astray, 4 sessions moved"
     );

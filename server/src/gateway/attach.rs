@@ -121,6 +121,7 @@ impl Gateway {
         for flow in &flows {
             self.dialler.forget(flow.socket());
         }
+        self.memory.count(session.held, 0);
         let kept = flows.iter().filter(|flow| flow.shelf.is_some()).count();
         if let Some(keep) = &mut self.keep {
             keep.part(kept);
@@ -146,6 +147,7 @@ impl Gateway {
             self.next_flow += 1;
             if let Err(error) = self.dialler.watch(number, flow.socket()) {
                 warn!(%error, "A flow cannot move to another slot");
+                session.held = session.held.saturating_sub(flow.counted);
                 self.usage.lock().close(&session.key);
                 Self::close_flow(&mut self.keep, flow, End::ByClient);
                 continue;
@@ -157,6 +159,7 @@ impl Gateway {
             session.flows.insert(flow.pipe.flow, number);
             self.flows.insert(number, flow);
         }
+        self.memory.count(0, session.held);
         self.house_kept(&session);
         // Where they come from they may be given up, now that they are kept here.
         self.news.push_back(News::Housed(from, kept));
@@ -262,7 +265,7 @@ impl Gateway {
     }
 
     fn give_up(&mut self, session: Session, why: GivenUp) {
-        self.stats.evicted += u64::from(why == GivenUp::Evicted);
+        self.stats.evicted += u64::from(matches!(why, GivenUp::Evicted | GivenUp::Crowded));
         self.finish(session, &why.to_string());
     }
 
@@ -277,6 +280,7 @@ impl Gateway {
         if let (Some(keep), Some(place)) = (&mut self.keep, session.place) {
             keep.close_session(place);
         }
+        self.memory.count(session.held, 0);
         self.usage.lock().leave(&session.key);
         self.news.push_back(News::Closed(session.id));
     }
@@ -285,6 +289,15 @@ impl Gateway {
     pub(super) fn close_flow(keep: &mut Option<Keep>, flow: Flow, end: End) {
         if let (Some(shelf), Some(keep)) = (flow.close(end), keep) {
             keep.close_flow(shelf);
+        }
+    }
+
+    /// Gives up parked sessions that keep something while there is too little room.
+    pub(super) fn relieve_memory(&mut self) {
+        while self.memory.evicts()
+            && let Some(session) = self.parked.evict()
+        {
+            self.give_up(session, GivenUp::Crowded);
         }
     }
 
@@ -342,7 +355,10 @@ impl Gateway {
             let (wire, number) = (kept.flow, self.next_flow);
             self.next_flow += 1;
             match Flow::restored(kept, |socket| self.dialler.adopt(number, socket)) {
-                Ok(flow) => {
+                Ok(mut flow) => {
+                    flow.counted = flow.held();
+                    session.held += flow.counted;
+                    self.memory.count(0, flow.counted);
                     self.usage.lock().resume(&session.key);
                     if flow.is_dialling() {
                         self.dials.push_back((now + self.limits.dial_timeout, number));

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tracing::{debug, warn};
@@ -18,6 +18,10 @@ use crate::peer::Use;
 use crate::sessions::Session;
 
 use super::Gateway;
+
+/// How long a flow that found no room waits before it looks again: short beside what a person
+/// notices, long beside a round trip.
+const FEED_EVERY: Duration = Duration::from_millis(100);
 
 impl Gateway {
     pub(super) fn begin(
@@ -224,7 +228,21 @@ impl Gateway {
         }
     }
 
+    /// Flows that found no room try again when some may have been made.
+    pub(super) fn feed_starved(&mut self, now: Instant) {
+        if self.starved.is_empty() || now < self.feed_at {
+            return;
+        }
+        self.feed_at = now + FEED_EVERY;
+        for number in std::mem::take(&mut self.starved) {
+            if let Some(flow) = self.flows.get_mut(&number) {
+                Self::enqueue(&mut self.work, number, flow);
+            }
+        }
+    }
+
     pub(super) fn turn_flows(&mut self, now: Instant) {
+        let clients = self.peers.len();
         for _ in 0..self.work.len() {
             let Some(number) = self.work.pop_front() else { break };
             let Some(flow) = self.flows.get_mut(&number) else { continue };
@@ -239,8 +257,12 @@ impl Gateway {
             let was_dialling = flow.is_dialling();
             let terms = Terms {
                 rtt,
-                window: share(session.flows.len()),
-                may_read: session.held < self.limits.buffered_per_client,
+                window: self.memory.window(share(session.flows.len())),
+                allowance: self.memory.allowance(
+                    session.held,
+                    self.limits.buffered_per_client,
+                    clients,
+                ),
             };
             let turn = flow.turn(&mut self.endpoint, &mut self.scratch, terms, now);
             let moved = (flow.up_bytes - before.0, flow.down_bytes - before.1);
@@ -249,8 +271,12 @@ impl Gateway {
             self.stats.up_bytes += moved.0;
             self.stats.down_bytes += moved.1;
             self.stats.connected += u64::from(was_dialling && !flow.is_dialling());
+            self.memory.count(flow.counted, flow.held());
             session.held = session.held + flow.held() - flow.counted;
             flow.counted = flow.held();
+            if terms.allowance == 0 && flow.waits_to_read() {
+                self.starved.insert(number);
+            }
             if moved != (0, 0) {
                 peer.paths.handle(Input::Activity, now);
             }
@@ -301,6 +327,7 @@ impl Gateway {
         if let Some(session) = owner {
             session.flows.remove(&flow.pipe.flow);
             session.held = session.held.saturating_sub(flow.counted);
+            self.memory.count(flow.counted, 0);
             self.usage.lock().close(&session.key);
         }
     }

@@ -48,3 +48,16 @@ fn sessions_wait_as_long_as_they_are_held() {
     assert_eq!(parked.remove_all(&key(2)).len(), 1);
     assert_eq!(parked.deadline(hold), None);
 }
+
+#[test]
+fn the_longest_parked_of_those_that_keep_something_goes_first() {
+    let (mut parked, now) = (Parked::default(), start());
+    for (id, held) in [(1, 0), (2, 10), (3, 10)] {
+        let at = now + Duration::from_secs(id.into());
+        parked.insert(Session { held, ..session(id, id, 0) }, at);
+    }
+    let mut evicted = || parked.evict().map(|session| session.id);
+    assert_eq!(evicted(), Some(SessionId([2; 16])));
+    assert_eq!(evicted(), Some(SessionId([3; 16])));
+    assert_eq!(evicted(), None, "one that keeps nothing frees nothing");
+}
