@@ -5,8 +5,8 @@ use crate::rogue::Rogue;
 use crate::stage::{
     ORIGIN, PATIENCE, Stage, accept, connect, expect_reset, listen, log_of, no_panics, tell, until,
 };
-use crate::traveller::Traveller;
 use crate::traffic::Traffic;
+use crate::traveller::Traveller;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
