@@ -1,5 +1,5 @@
 //! The head of the gateway process: it owns the files, the control socket, the signals and the word
-//! with the service manager, starts the [slots](crate::slot) and answers them.
+//! with the service manager, starts the slots and answers them.
 //!
 //! It is no slot itself: what waits for a disk or asks everybody never stands in the way of a
 //! datagram.

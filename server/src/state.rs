@@ -86,11 +86,6 @@ impl State {
         self.clients().by_key(key).map(|client| (client.name.clone(), client.options))
     }
 
-    /// The exceptions for the client with this key.
-    pub fn options(&mut self, key: &PublicKey) -> Options {
-        self.clients().by_key(key).map(|client| client.options).unwrap_or_default()
-    }
-
     /// Enrols the owner of `key` with a token. Repeating it with the same key succeeds again: the
     /// answer to the first attempt may have been lost on the way.
     ///

@@ -112,10 +112,15 @@ impl Rogue {
         epoch: u64,
     ) -> Result<Self> {
         let mut rogue = Self::connect(world, key(number))?;
-        rogue.open().context("no control stream")?;
-        rogue.say(&Control::Hello { version: VERSION, capabilities: 0 })?;
-        rogue.say(&Control::Attach { session, epoch })?;
+        rogue.ask(session, epoch)?;
         Ok(rogue)
+    }
+
+    /// Asks for a session, as the first thing it says.
+    pub(crate) fn ask(&mut self, session: Option<SessionId>, epoch: u64) -> Result<()> {
+        self.open().context("no control stream")?;
+        self.say(&Control::Hello { version: VERSION, capabilities: 0 })?;
+        self.say(&Control::Attach { session, epoch })
     }
 
     /// Whether the gateway has said that it is attached.

@@ -1,7 +1,7 @@
 //! A gateway with several data threads: who carries whom, and what happens when that changes.
 
 use crate::kept::PACE;
-use crate::rogue::Rogue;
+use crate::rogue::{Rogue, key};
 use crate::stage::{
     ORIGIN, PATIENCE, Stage, accept, connect, expect_reset, listen, log_of, no_panics, tell, until,
 };
@@ -316,7 +316,11 @@ fn flee(stage: &Stage, number: u8, session: Option<SessionId>) -> Result<u64> {
     let deadline = Instant::now() + PATIENCE;
     let mut epoch = 2;
     while Instant::now() < deadline {
-        let mut rogue = Rogue::asking(&stage.world, number, session, epoch)?;
+        let mut rogue = Rogue::connect(&stage.world, key(number))?;
+        // It may be cut off before it says a word.
+        if rogue.ask(session, epoch).is_err() {
+            return rogue.code_of_the_end();
+        }
         rogue.until("an answer", |rogue| Ok(rogue.is_attached()? || rogue.lost.is_some()))?;
         if rogue.lost.is_some() {
             return rogue.code_of_the_end();
