@@ -8,7 +8,7 @@ mod join;
 mod tests;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -49,8 +49,8 @@ fn up(layout: Layout) -> anyhow::Result<()> {
     logging::init(LevelFilter::INFO)?;
     let config = read_config(&layout)?;
     let key = files::read_key(layout.key_to_read()).with_context(|| {
-        if !layout.key_to_read().exists() {
-            "there is no key; ask for a new invite and `whimbrel join` again"
+        if is_missing(layout.key_to_read()) {
+            "there is no key; remove the configuration, ask for a new invite and `whimbrel join` again"
         } else if rustix::process::geteuid().is_root() {
             "the key cannot be used"
         } else {
@@ -217,15 +217,20 @@ fn read_config(layout: &Layout) -> anyhow::Result<ClientConfig> {
 fn check(layout: &Layout) -> anyhow::Result<()> {
     let config = read_config(layout)?;
     line(format_args!("{} is valid, for the gateway {}.", layout.config.display(), config.gateway));
-    if layout.key_to_read().exists() {
-        files::read_key(layout.key_to_read())?;
-    } else {
+    if is_missing(layout.key_to_read()) {
         line(format_args!(
-            "There is no key at {} yet; `whimbrel join INVITE` makes one.",
+            "There is no key at {}; `whimbrel join INVITE` makes one, where there is no configuration yet.",
             layout.key.display()
         ));
+    } else {
+        files::read_key(layout.key_to_read())?;
     }
     Ok(())
+}
+
+/// Whether there is certainly no such file; one that this user may not see is not missing.
+fn is_missing(path: &Path) -> bool {
+    matches!(path.try_exists(), Ok(false))
 }
 
 fn cleanup() -> anyhow::Result<()> {

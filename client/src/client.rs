@@ -239,6 +239,7 @@ impl Client {
             }
             News::StreamsAvailable => {}
             News::Taken(entries) => self.taken(&entries, now),
+            News::Over(flows) => self.over(&flows),
             News::Replay { silent_since } => self.replay(silent_since),
             News::Moved { step, from, to } => self.moved(&step, from, to),
             News::Path { link, from, to } => {
@@ -374,6 +375,16 @@ impl Client {
             match pipe.sender.acknowledge(entry.offset, entry.limit, entry.fin) {
                 Ok(()) => self.enqueue(flow),
                 Err(violation) => self.end(flow, &End::Violation(violation), now),
+            }
+        }
+    }
+
+    /// Flows that the gateway has given up.
+    fn over(&mut self, flows: &[WireFlow]) {
+        for flow in flows.iter().map(|flow| FlowId(flow.0)) {
+            if let Some(ferry) = self.ferries.get_mut(&flow) {
+                ferry.sever();
+                self.enqueue(flow);
             }
         }
     }

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use tracing::debug;
 use whimbrel_carrier::udp::{Port, RECEIVE_BUFFER};
 use whimbrel_carrier::{
-    Connection, ControlStream, Endpoint, Event, Identity, Role, Stream, Transmit, Tuning,
+    Connection, ControlStream, Endpoint, Event, Identity, Lost, Role, Stream, Transmit, Tuning,
 };
 use whimbrel_common::identity::{ClientName, SecretKey};
 use whimbrel_common::invite::Invite;
@@ -165,6 +165,10 @@ impl Exchange {
                 self.control = Some(control);
                 Ok(None)
             }
+            Event::Lost(Lost::Closed | Lost::TimedOut) if self.control.is_none() => bail!(
+                "the gateway does not answer at {}; does it run there, and does UDP reach it?",
+                self.address
+            ),
             Event::Lost(reason) => bail!("{} ({})", describe(&reason), self.address),
             Event::Readable(stream) if stream == Stream::CONTROL => {
                 let Some(control) = self.control.as_mut() else { return Ok(None) };

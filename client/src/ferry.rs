@@ -67,6 +67,11 @@ pub(crate) struct Ferry {
     /// The application reset the flow while the gateway could not be told.
     doomed: bool,
     last_byte: Instant,
+    /// What was under way was sent again since the last byte: the pause is none of the
+    /// application's.
+    carried_over: bool,
+    /// The gateway has given the flow up: what it said last is delivered, and nothing else.
+    severed: bool,
     /// The application's connection is over; what is left concerns the gateway only.
     app_gone: bool,
     ended: bool,
@@ -135,6 +140,8 @@ impl Ferry {
             detached: false,
             doomed: false,
             last_byte: now,
+            carried_over: false,
+            severed: false,
             app_gone: false,
             ended: false,
         }
@@ -235,6 +242,7 @@ impl Ferry {
         let Some(pipe) = self.pipe.as_mut() else { return true };
         let Some(stream) = endpoint.open(connection) else { return false };
         self.replayed += pipe.sender.in_flight();
+        self.carried_over |= pipe.sender.in_flight() > 0;
         self.detached = false;
         self.reconnects += 1;
         pipe.redial(stream);
@@ -244,6 +252,11 @@ impl Ferry {
     /// The application is gone in an orderly way.
     pub(crate) fn application_closed(&mut self) {
         self.app_gone = true;
+    }
+
+    /// The destination is gone, which the stream could not tell.
+    pub(crate) fn sever(&mut self) {
+        self.severed = true;
     }
 
     /// A path died: what was in flight is sent and asked for again on a new stream, at once.
@@ -266,6 +279,7 @@ impl Ferry {
         }
         let Some(stream) = endpoint.open(connection) else { return false };
         self.replayed += pipe.sender.in_flight();
+        self.carried_over |= active || pipe.sender.in_flight() > 0;
         self.moves += 1;
         let old = pipe.stream();
         pipe.redial(stream);
@@ -325,6 +339,7 @@ impl Ferry {
         let down = self.carry_down(engine, endpoint, connection, terms, now)?;
         match &self.pipe {
             Some(pipe) if pipe.is_done() => Err(End::Complete),
+            Some(_) if self.severed && self.ended => Err(End::ByGateway),
             Some(_) | None => Ok(up || down),
         }
     }
@@ -465,7 +480,8 @@ impl Ferry {
         let pause = now.saturating_duration_since(self.last_byte);
         let pipe_waits = self.pipe.as_ref().is_some_and(|pipe| pipe.sender.held() > 0);
         // A pause without anything under way is the application's own.
-        if pause > STALL && pause < ACTIVE && pipe_waits {
+        let waited = std::mem::take(&mut self.carried_over) || pause < ACTIVE && pipe_waits;
+        if pause > STALL && waited {
             self.longest_stall = self.longest_stall.max(pause);
         }
         self.last_byte = now;

@@ -17,7 +17,7 @@ use whimbrel_carrier::{
 };
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::path::{DownReason, Input, Move, PathKey, PreferredBy, State};
-use whimbrel_common::wire::{Control, DETACH, Denial, SessionId, Taken, VERSION};
+use whimbrel_common::wire::{Control, DETACH, Denial, SessionId, Taken, VERSION, WireFlow};
 
 use crate::uplinks::{SendFailed, Uplinks, link_of};
 
@@ -58,6 +58,8 @@ pub(crate) enum News {
     StreamsAvailable,
     /// Progress and credit of flows.
     Taken(Vec<Taken>),
+    /// The gateway has given these flows up.
+    Over(Vec<WireFlow>),
     /// A path died: what was in flight must be sent again.
     Replay { silent_since: Instant },
     /// The traffic moved.
@@ -386,6 +388,7 @@ impl Tunnel {
                 self.news.push_back(News::Attached { resumed });
             }
             Control::Taken(entries) => self.news.push_back(News::Taken(entries)),
+            Control::Over(flows) => self.news.push_back(News::Over(flows)),
             Control::Denied { reason } => self.fail(&reason.to_string(), None),
             Control::Enrol { .. }
             | Control::Attach { .. }

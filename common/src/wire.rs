@@ -110,6 +110,9 @@ pub enum Control {
         /// There are no others.
         last: bool,
     },
+    /// Gateway: flows that are over although not everything was taken. Where both ends have said
+    /// their last byte the stream cannot tell it any more.
+    Over(Vec<WireFlow>),
     /// Client: it goes to sleep. The gateway parks the session at once, and says so by closing the
     /// connection with [`DETACH`].
     Park,
@@ -173,9 +176,9 @@ impl std::fmt::Display for Denial {
         f.write_str(match self {
             Self::UnknownKey => "the gateway does not know this client's key",
             Self::Revoked => "this client was revoked at the gateway",
-            Self::InviteUnknown => "the gateway does not know this invite",
-            Self::InviteUsed => "this invite was used before",
-            Self::InviteExpired => "this invite has expired",
+            Self::InviteUnknown => "the gateway does not know this invite, or another has replaced it; ask for a new one",
+            Self::InviteUsed => "this invite was used before; ask for a new one",
+            Self::InviteExpired => "this invite has expired; ask for a new one",
             Self::Version => "client and gateway speak different protocol versions",
             Self::Protocol => "the peer broke the protocol",
             Self::Busy => "the gateway has reached a limit",
@@ -353,6 +356,7 @@ mod kind {
     pub(super) const TAKEN: u64 = 0x0c;
     pub(super) const HOLDING: u64 = 0x0e;
     pub(super) const PARK: u64 = 0x11;
+    pub(super) const OVER: u64 = 0x13;
     pub(super) const OPEN: u64 = 0x20;
     pub(super) const RESUME: u64 = 0x22;
     pub(super) const OPENED: u64 = 0x24;
@@ -409,6 +413,10 @@ pub fn encode_control(frame: &Control, out: &mut BytesMut) {
             flows.iter().for_each(|flow| encode_varint(flow.0, &mut body));
             kind::HOLDING
         }
+        Control::Over(flows) => {
+            flows.iter().for_each(|flow| encode_varint(flow.0, &mut body));
+            kind::OVER
+        }
         Control::Park => kind::PARK,
     };
     put_frame(kind, &body, out);
@@ -460,6 +468,7 @@ fn control_body(kind: u64, body: BytesMut) -> Result<Control, WireError> {
         }
         kind::TAKEN => Control::Taken(fields.taken()?),
         kind::HOLDING => Control::Holding { last: fields.flag()?, flows: fields.flows()? },
+        kind::OVER => Control::Over(fields.flows()?),
         kind::PARK => Control::Park,
         unknown => return Err(WireError::UnknownFrame(unknown)),
     };

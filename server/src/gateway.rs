@@ -385,6 +385,7 @@ impl Gateway {
             Control::Taken(_)
             | Control::Holding { .. }
             | Control::Park
+            | Control::Over(_)
             | Control::Attached { .. }
             | Control::Enrolled { .. }
             | Control::Denied { .. } => self.deny(connection, Denial::Protocol, now),

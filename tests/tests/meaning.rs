@@ -27,6 +27,7 @@ suite! {
     a_reset_of_an_idle_connection_reaches_the_other_end,
     a_reset_in_the_middle_of_bulk_reaches_the_other_end,
     both_ends_can_close_at_once,
+    a_reset_after_both_ends_were_said_leaves_nothing,
     streams_come_back_however_they_end,
     single_bytes_go_there_and_back,
     short_connections_in_a_row_leak_nothing,

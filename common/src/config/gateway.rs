@@ -113,7 +113,8 @@ fn limits(raw: &Raw<'_>) -> Result<Limits, ConfigError> {
     })
 }
 
-const TITLE: &str = "Whimbrel gateway. Restart the gateway after a change.";
+const TITLE: &str =
+    "Whimbrel gateway. Reload the gateway after a change; `listen` and `slots` need a restart.";
 
 const KEYS: &[Key<GatewayConfig>] = &[
     Key {

@@ -18,6 +18,7 @@ fn control_frames() -> Vec<Control> {
         ]),
         Control::Holding { flows: vec![WireFlow(1), WireFlow(70_000)], last: false },
         Control::Holding { flows: Vec::new(), last: true },
+        Control::Over(vec![WireFlow(3), WireFlow(90)]),
         Control::Park,
     ]
 }
@@ -42,6 +43,13 @@ fn an_older_gateway_skips_the_wish_to_be_parked() {
     let mut bytes = BytesMut::new();
     encode_control(&Control::Park, &mut bytes);
     assert_eq!(&bytes[..], [0x11, 0], "an odd type, which is optional");
+}
+
+#[test]
+fn an_older_client_skips_what_is_over() {
+    let mut bytes = BytesMut::new();
+    encode_control(&Control::Over(vec![WireFlow(5)]), &mut bytes);
+    assert_eq!(&bytes[..], [0x13, 1, 5], "an odd type, which is optional");
 }
 
 #[test]

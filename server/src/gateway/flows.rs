@@ -9,7 +9,9 @@ use tracing::{debug, warn};
 use whimbrel_carrier::{Connection, Pipe, Stream};
 use whimbrel_common::path::Input;
 use whimbrel_common::session::share;
-use whimbrel_common::wire::{Denial, FlowAnswer, FlowHeader, RefuseReason, StreamCode, WireFlow};
+use whimbrel_common::wire::{
+    Control, Denial, FlowAnswer, FlowHeader, RefuseReason, StreamCode, WireFlow,
+};
 
 use crate::dial::{Destination, refusal};
 use crate::flow::{End, Flow, Terms, Turn};
@@ -304,6 +306,12 @@ impl Gateway {
             End::ByDestination | End::ByClient | End::Violation(_) if flow.parked => {}
             End::ByDestination | End::ByClient | End::Violation(_) => {
                 flow.pipe.reset(&mut self.endpoint, flow.client);
+                // A stream that both ends have finished cannot be reset.
+                let finished = flow.pipe.sender.is_finished() && end != End::ByClient;
+                let peer = self.peers.get_mut(&flow.client).filter(|_| finished);
+                if let Some(control) = peer.and_then(|peer| peer.control.as_mut()) {
+                    control.send(&Control::Over(vec![flow.pipe.flow]));
+                }
             }
         }
         Self::close_flow(&mut self.keep, flow, end);

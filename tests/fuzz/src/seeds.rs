@@ -83,6 +83,7 @@ fn frames() -> Seeds {
         Control::Denied { reason: wire::Denial::Revoked },
         Control::Holding { flows: vec![WireFlow(1), WireFlow(300)], last: true },
         Control::Park,
+        Control::Over(vec![WireFlow(1), WireFlow(300)]),
         Control::Taken(vec![Taken {
             flow: WireFlow(1),
             offset: 70_000,

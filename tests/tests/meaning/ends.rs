@@ -200,6 +200,22 @@ pub(crate) fn both_ends_can_close_at_once() -> Result<()> {
     stage.quiet()
 }
 
+/// The stream of such a connection has ended both ways, so it cannot tell of the reset.
+pub(crate) fn a_reset_after_both_ends_were_said_leaves_nothing() -> Result<()> {
+    let mut stage = Stage::raise()?;
+    for round in 0..40 {
+        let Pair { mut app, mut server, .. } = stage.pair(ORIGIN[round % 2])?;
+        server.write_all(b"all I say")?;
+        // Nobody reads any more: what comes is answered by a reset.
+        drop(server);
+        expect(&mut app, b"all I say")?;
+        expect_end(&mut app)?;
+        app.write_all(b"nobody hears this")?;
+        app.shutdown(Shutdown::Write)?;
+    }
+    stage.quiet()
+}
+
 pub(crate) fn single_bytes_go_there_and_back() -> Result<()> {
     let mut stage = Stage::raise()?;
     for origin in ORIGIN {
