@@ -92,10 +92,8 @@ impl Rogue {
         session: Option<SessionId>,
         epoch: u64,
     ) -> Result<Self> {
-        let mut rogue = Self::connect(world, key(number))?;
-        rogue.open().context("no control stream")?;
-        rogue.say(&Control::Hello { version: VERSION, capabilities: 0 })?;
-        rogue.attach(session, epoch)?;
+        let mut rogue = Self::asking(world, number, session, epoch)?;
+        rogue.until("attached", Self::is_attached)?;
         Ok(rogue)
     }
 
