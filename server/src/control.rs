@@ -1,6 +1,6 @@
 //! What the running gateway answers on its control socket, and what it reports of itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -284,10 +284,8 @@ fn status(mut reports: Vec<Report>, clients: usize, facts: &Facts) -> Status {
         outlives: facts.outlives,
         ..Status::default()
     };
-    let connected: BTreeSet<PublicKey> =
-        reports.iter().flat_map(|report| report.activities.keys().copied()).collect();
-    status.connected = connected.len();
     for report in reports {
+        status.connected += usize::try_from(report.slot.connections).unwrap_or(usize::MAX);
         status.flows += report.slot.flows;
         status.parked.sessions += report.parked.sessions;
         status.parked.flows += report.parked.flows;

