@@ -86,7 +86,9 @@ struct Bus {
 impl Bus {
     async fn start(folder: &Path, delays: UnboundedSender<Receiver>) -> Result<Self> {
         let config = configure(folder)?;
-        let mut daemon = Command::new("dbus-daemon")
+        // This process is killed when its test is over, and would leave the bus behind.
+        let mut daemon = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "dbus-daemon"])
             .arg(format!("--config-file={}", config.display()))
             .args(["--nofork", "--nopidfile", "--nosyslog", "--print-address"])
             .stdin(Stdio::null())
