@@ -81,7 +81,7 @@ impl Client {
     }
 
     fn tell_sleep(&mut self, took: Duration, parked: bool) {
-        let (flows, took) = (self.ferries.len(), millis(took));
+        let (flows, took) = (self.ferries.len(), took.as_millis());
         let text = match (parked, self.tunnel.session()) {
             (true, Some(_)) => {
                 format!("the machine goes to sleep: {flows} flows are parked, after {took} ms")
@@ -106,15 +106,11 @@ impl Client {
         let asleep = std::mem::take(&mut self.asleep).as_secs();
         let slept = if asleep == 0 { String::new() } else { format!(" after {asleep} s of sleep") };
         let text = if answered {
-            let took = millis(now.saturating_duration_since(at));
+            let took = now.saturating_duration_since(at).as_millis();
             format!("awake{slept}: the gateway answers after {took} ms, {held} flows go on")
         } else {
             format!("awake{slept}: no link reaches the gateway yet, {held} flows are held")
         };
         self.journal.tell(EventKind::Wake, text);
     }
-}
-
-fn millis(time: Duration) -> u128 {
-    time.as_millis()
 }

@@ -371,9 +371,7 @@ impl Gateway {
             }
         }
         info!(client = %session.name, flows = session.flows.len(), "Client waits to come back");
-        for session in self.parked.insert(session, now) {
-            self.give_up(session, GivenUp::Evicted);
-        }
+        self.park(session, now);
     }
 
     /// Cuts a client off: its connections, its flows.
