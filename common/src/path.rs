@@ -11,7 +11,8 @@
 //! kept ready) → `Active` (carries the traffic). A path that owes an answer is `Suspect`. After a
 //! forced move the old one is `Steered`: its packets leave through the live link, so that what was
 //! in flight is recovered at once; then it is closed and its link rests in `Cooldown`. `Draining`
-//! is a healthy path, or one whose link is down, about to be closed.
+//! is a healthy path, or one whose link is down, about to be closed. A spare path on which something
+//! is stuck is closed too, while the active one answers.
 //!
 //! **Silence** is the absence of acknowledgements for what was sent. Packets that arrive prove
 //! nothing about the other direction; they only buy the path a little patience.
@@ -126,6 +127,7 @@ impl Paths {
         self.settle_steering(now);
         self.watch_active(now);
         self.watch_spares(now);
+        self.free_stuck(now);
         self.consider_return(now);
         self.tend_openings(now);
         self.retire(now);
@@ -144,6 +146,7 @@ impl Paths {
             self.unsettled,
             self.active_deadline(),
             self.spares_deadline(),
+            self.stuck_deadline(),
             self.settle_deadline(),
             self.return_deadline(),
             self.opening_deadline(),

@@ -418,7 +418,7 @@ impl Gateway {
             }
             self.stats.readdressed += peer.judge(&mut self.endpoint, now);
             while let Some(action) = peer.paths.poll_action() {
-                act(&mut self.endpoint, peer, action);
+                act(&mut self.endpoint, peer, action, now);
             }
             let (flows, session) = (&mut self.flows, peer.session.as_ref());
             let frames = peer.reports.collect(now, |flow| {
@@ -515,10 +515,11 @@ impl AsFd for Gateway {
 }
 
 /// The gateway's half of path decisions: it probes, prefers and tells.
-fn act(endpoint: &mut Endpoint, peer: &mut Peer, action: Action) {
+fn act(endpoint: &mut Endpoint, peer: &mut Peer, action: Action, now: Instant) {
     match action {
         Action::Probe { path } => endpoint.ping(peer.connection, Path(path.0)),
         Action::Carry { path } => endpoint.carry(peer.connection, Path(path.0)),
+        Action::Close { path } => endpoint.close_path(peer.connection, Path(path.0), now),
         Action::Moved(step) => {
             if step.from.is_none() {
                 return;
@@ -530,11 +531,10 @@ fn act(endpoint: &mut Endpoint, peer: &mut Peer, action: Action) {
         Action::StateChanged { path, from, to } => {
             debug!(%path, %from, %to, "Path state");
         }
-        // A gateway opens, steers, closes and replays nothing.
+        // A gateway opens and steers nothing, and a client that moves asks for what it lacks.
         Action::Open { .. }
         | Action::Steer { .. }
         | Action::Unsteer { .. }
-        | Action::Close { .. }
         | Action::Replay { .. } => {}
     }
 }

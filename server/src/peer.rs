@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use whimbrel_carrier::{Connection, ControlStream, Endpoint, Path, Reports, Stream};
+use whimbrel_carrier::{Connection, ControlStream, Endpoint, Path, Reports, Stream, Witness};
 use whimbrel_common::identity::PublicKey;
-use whimbrel_common::path::{Config, Evidence, Input, PathKey, Paths, Role};
+use whimbrel_common::path::{Config, Input, PathKey, Paths, Role};
 use whimbrel_common::wire::WireFlow;
 
 use crate::sessions::Session;
@@ -52,10 +52,8 @@ pub(crate) struct Peer {
     pub(crate) streams: HashMap<Stream, Use>,
     pub(crate) reports: Reports,
     pub(crate) paths: Paths,
-    /// The path that carries, and since when.
-    carries: (Option<PathKey>, Instant),
+    witness: Witness,
     judged: Option<Instant>,
-    heard: BTreeMap<Path, (u64, Instant)>,
     /// Where the packets of each path came from last.
     remotes: BTreeMap<Path, SocketAddr>,
 }
@@ -80,9 +78,8 @@ impl Peer {
             streams: HashMap::new(),
             reports: Reports::default(),
             paths,
-            carries: (None, now),
+            witness: Witness::new(now),
             judged: None,
-            heard: BTreeMap::new(),
             remotes: BTreeMap::from([(Path::FIRST, remote)]),
         }
     }
@@ -108,44 +105,22 @@ impl Peer {
         }
         let mut readdressed = 0;
         self.judged = Some(now);
-        if self.carries.0 != self.paths.active() {
-            self.carries = (self.paths.active(), now);
-        }
+        let active = self.paths.active().map(|active| Path(active.0));
+        self.witness.note_active(active, now);
         for path in endpoint.paths(self.connection) {
-            let Some(view) = endpoint.path(self.connection, path) else { continue };
             if let Some(remote) = endpoint.remote(self.connection, path) {
                 let before = self.remotes.insert(path, remote);
                 readdressed += u64::from(before != Some(remote));
             }
-            let active = self.paths.active().is_none_or(|active| active.0 == path.0);
-            let count = endpoint.heard(self.connection, path).unwrap_or(0);
-            let heard = self.heard.entry(path).or_insert((count, now));
-            if heard.0 != count {
-                *heard = (count, now);
-                // The engine's acknowledgement leaves by the active path. If that one is dead, this
-                // ping is the only sign the client gets that the backup is alive.
-                if !active {
-                    endpoint.ping(self.connection, path);
-                }
+            let sight = self.witness.look(endpoint, self.connection, path, now);
+            // The engine's acknowledgement leaves by the active path. If that one is dead, this
+            // ping is the only sign the client gets that the backup is alive.
+            if sight.heard && active.is_some_and(|active| active != path) {
+                endpoint.ping(self.connection, path);
             }
-            let Some(progress) = view.progress else { continue };
-            let last_receive = Some(heard.1);
-            let (expecting_since, last_ack) = if active {
-                // Before it carried, its acknowledgements may have been lost with another path.
-                let since = progress.expecting_since.map(|since| since.max(self.carries.1));
-                (since, progress.last_ack)
-            } else {
-                let since = progress.expecting_since.filter(|since| heard.1 < *since);
-                (since, progress.last_ack.max(last_receive))
-            };
-            let evidence = Evidence {
-                expecting_since,
-                last_ack,
-                last_receive,
-                srtt: progress.srtt,
-                rttvar: progress.rttvar,
-            };
-            self.paths.handle(Input::Evidence { path: PathKey(path.0), evidence }, now);
+            if let Some(evidence) = sight.evidence {
+                self.paths.handle(Input::Evidence { path: PathKey(path.0), evidence }, now);
+            }
         }
         self.paths.handle_timeout(now);
         readdressed
@@ -153,7 +128,7 @@ impl Peer {
 
     /// A path is gone.
     pub(crate) fn forget_path(&mut self, path: Path, now: Instant) {
-        self.heard.remove(&path);
+        self.witness.forget(path);
         self.remotes.remove(&path);
         self.paths.handle(Input::Closed { path: PathKey(path.0) }, now);
     }

@@ -5,10 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use whimbrel_carrier::{Connection, ControlStream, Endpoint, Path, Progress};
-use whimbrel_common::path::{
-    Config, Evidence, Input, PathKey, Paths, PreferredBy, Role, State, View,
-};
+use whimbrel_carrier::{Connection, ControlStream, Endpoint, Path, Witness};
+use whimbrel_common::path::{Config, Input, PathKey, Paths, PreferredBy, Role, State, View};
 
 use super::News;
 use super::roster::Roster;
@@ -34,10 +32,7 @@ pub(super) struct Live {
     /// The engine's path of each link, and whether it was validated.
     open: BTreeMap<PathKey, (Path, bool)>,
     judged: Option<Instant>,
-    /// The path that carries, and since when.
-    carries: (Option<PathKey>, Instant),
-    /// Frames received on each path, and when their number last changed.
-    heard: BTreeMap<Path, (u64, Instant)>,
+    witness: Witness,
     /// Links whose path is to be tried again.
     again: BTreeMap<PathKey, Instant>,
     /// Links without a path of their own, and the link whose path leaves by each.
@@ -77,8 +72,7 @@ impl Live {
             attached: false,
             open: BTreeMap::from([(link, (Path::FIRST, true))]),
             judged: None,
-            carries: (None, now),
-            heard: BTreeMap::new(),
+            witness: Witness::new(now),
             again: BTreeMap::new(),
             lent: BTreeMap::new(),
         }
@@ -138,7 +132,7 @@ impl Live {
     pub(super) fn path_closed(&mut self, path: Path, now: Instant) -> bool {
         let Some(link) = self.link_of(path) else { return false };
         let validated = self.open.remove(&link).is_some_and(|(_, validated)| validated);
-        self.heard.remove(&path);
+        self.witness.forget(path);
         let input =
             if validated { Input::Closed { path: link } } else { Input::OpenFailed { path: link } };
         self.paths.handle(input, now);
@@ -179,47 +173,13 @@ impl Live {
     }
 
     fn gather_evidence(&mut self, endpoint: &mut Endpoint, now: Instant) {
-        let active = self.paths.active();
-        if self.carries.0 != active {
-            self.carries = (active, now);
-        }
+        let active = self.paths.active().and_then(|active| self.path_of(active));
+        self.witness.note_active(active, now);
         for (link, (path, validated)) in &self.open {
-            let count = endpoint.heard(self.connection, *path).unwrap_or(0);
-            let heard = self.heard.entry(*path).or_insert((count, now));
-            if heard.0 != count {
-                *heard = (count, now);
+            let sight = self.witness.look(endpoint, self.connection, *path, now);
+            if let Some(evidence) = sight.evidence.filter(|_| *validated) {
+                self.paths.handle(Input::Evidence { path: *link, evidence }, now);
             }
-            let progress = endpoint.progress(self.connection, *path);
-            let Some(progress) = progress.filter(|_| *validated) else { continue };
-            let active_since = (active == Some(*link)).then_some(self.carries.1);
-            let evidence = evidence(&progress, Some(heard.1), active_since);
-            self.paths.handle(Input::Evidence { path: *link, evidence }, now);
         }
-    }
-}
-
-/// What is known of a path, from the acknowledgements of what was sent on it.
-///
-/// The engine sends acknowledgements on the path that carries data, so those of a backup path are
-/// lost with the active one. The gateway answers packets on a backup path by a ping on the same
-/// path: there, what arrives on the link is the answer.
-fn evidence(
-    progress: &Progress,
-    last_receive: Option<Instant>,
-    active_since: Option<Instant>,
-) -> Evidence {
-    let (expecting_since, last_ack) = if let Some(active) = active_since {
-        // Before it carried, its acknowledgements may have been lost with another path.
-        (progress.expecting_since.map(|since| since.max(active)), progress.last_ack)
-    } else {
-        let unanswered = |since: &Instant| last_receive.is_none_or(|received| received < *since);
-        (progress.expecting_since.filter(unanswered), progress.last_ack.max(last_receive))
-    };
-    Evidence {
-        expecting_since,
-        last_ack,
-        last_receive,
-        srtt: progress.srtt,
-        rttvar: progress.rttvar,
     }
 }

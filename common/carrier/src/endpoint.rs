@@ -23,7 +23,7 @@ mod path;
 mod stream;
 
 pub use event::{Event, Lost};
-pub use path::{OpenPathError, Path, PathView};
+pub use path::{Frames, OpenPathError, Path, PathView};
 pub use stream::{Read, Stream, StreamEnd};
 
 /// Names a connection of an [`Endpoint`]. Numbers are used again after [`Event::Lost`].

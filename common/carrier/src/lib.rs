@@ -3,6 +3,7 @@
 //! [`Endpoint`] is the engine behind our own types: connections, streams and paths are numbers,
 //! datagrams and the time enter from outside, and so it runs on a virtual clock as well as on real
 //! sockets. [`Pipe`] joins a flow's offsets and credit to the stream that carries it.
+//! [`Witness`] tells what is known of the paths.
 //! [`udp`] holds the sockets.
 
 mod credentials;
@@ -11,12 +12,14 @@ mod observed;
 mod pipe;
 mod transport;
 pub mod udp;
+mod witness;
 
 pub use credentials::{client_tls, gateway_tls};
 pub use endpoint::{
-    ConnectFailed, Connection, Endpoint, Event, Lost, OpenPathError, Path, PathView, Read, Stream,
-    StreamEnd, Transmit,
+    ConnectFailed, Connection, Endpoint, Event, Frames, Lost, OpenPathError, Path, PathView, Read,
+    Stream, StreamEnd, Transmit,
 };
 pub use observed::Progress;
 pub use pipe::{AnswerOrEnd, ControlEnd, ControlStream, Pipe, Pulled, Reports};
 pub use transport::{Identity, IdentityError, Role, Tuning};
+pub use witness::{Sight, Witness};

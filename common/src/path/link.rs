@@ -37,8 +37,6 @@ pub(super) struct Link {
     pub(super) lost_traffic: bool,
     /// When a comparison began, and when the path first answered in it.
     pub(super) answered: Option<(Instant, Instant)>,
-    /// What was in flight when the traffic left was not recovered over another link.
-    pub(super) stranded: bool,
     /// An attempt to steer the path elsewhere brought nothing.
     pub(super) steered_back: bool,
     strikes: u32,
@@ -90,7 +88,6 @@ impl Link {
             trial_after: None,
             lost_traffic: false,
             answered: None,
-            stranded: false,
             steered_back: false,
             strikes: 0,
             struck_at: None,
@@ -132,7 +129,6 @@ impl Link {
         self.open_by = None;
         self.trial = None;
         self.answered = None;
-        self.stranded = false;
     }
 
     pub(super) fn record(&mut self, evidence: Evidence, config: &Config) {
@@ -155,8 +151,6 @@ impl Link {
             self.broken = None;
             self.last_send_error = None;
         }
-        // The engine recovers the rest by itself.
-        self.stranded &= evidence.last_ack <= self.evidence.last_ack;
         self.evidence = evidence;
     }
 

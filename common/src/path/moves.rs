@@ -340,7 +340,6 @@ impl Paths {
                 self.unsteer(path);
                 if let Some(link) = self.links.get_mut(&path) {
                     link.retire_at = None;
-                    link.stranded = true;
                 }
                 self.shift(path, State::Warm, now);
                 self.probe(path, now);

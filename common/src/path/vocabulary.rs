@@ -16,7 +16,7 @@ impl fmt::Display for PathKey {
 pub enum Role {
     /// Owns the links: opens, steers and closes paths.
     Client,
-    /// Opens, steers and closes nothing; only prefers and tells.
+    /// Opens and steers nothing; prefers and tells, and closes what keeps bytes from arriving.
     Gateway,
 }
 
@@ -30,6 +30,9 @@ pub struct Evidence {
     pub last_ack: Option<Instant>,
     /// When anything last arrived on the link.
     pub last_receive: Option<Instant>,
+    /// When the last thing that must arrive was sent or, if later, when anything was acknowledged;
+    /// `None` when something sent later than it was acknowledged.
+    pub undelivered: Option<Instant>,
     /// Smoothed round trip, the peer's acknowledgement delay (≤ 25 ms) included.
     pub srtt: Duration,
     /// Its mean deviation.
@@ -42,6 +45,7 @@ impl Evidence {
         expecting_since: None,
         last_ack: None,
         last_receive: None,
+        undelivered: None,
         srtt: Duration::from_millis(100),
         rttvar: Duration::from_millis(50),
     };

@@ -42,8 +42,9 @@ impl Paths {
         let decisive = link.state == State::Suspect || link.trial.is_some();
         let acked = evidence.last_ack > before.last_ack;
         let received = evidence.last_receive > before.last_receive;
-        if (acked && (decisive || self.trouble.is_some() || self.steering.is_some()))
-            || (received && self.trouble.is_some_and(|trouble| trouble.suspect))
+        let freeing = self.active == Some(path) && self.is_anything_stuck(now);
+        let decisive = decisive || freeing || self.trouble.is_some() || self.steering.is_some();
+        if (acked && decisive) || (received && self.trouble.is_some_and(|trouble| trouble.suspect))
         {
             self.unsettled = Some(now);
         }
@@ -264,7 +265,6 @@ impl Paths {
                 State::Suspect if link.evidence.last_ack > Some(link.since) => {
                     self.shift(path, State::Warm, now);
                 }
-                State::Suspect if link.stranded && self.is_well() => self.close(path, now),
                 State::Suspect => self.nag(path, now),
                 State::Absent
                 | State::Probing
@@ -274,6 +274,51 @@ impl Paths {
                 | State::Cooldown => {}
             }
         }
+    }
+
+    /// When what is on its way over a spare path counts as stuck there: the engine sends it again
+    /// only when something later was acknowledged on that path, or when the path is gone.
+    fn stuck_at(&self, path: PathKey) -> Option<Instant> {
+        let link = self.links.get(&path)?;
+        let spare = link.open
+            && self.active != Some(path)
+            && matches!(link.state, State::Warm | State::Suspect);
+        let since = link.evidence.undelivered.filter(|_| spare)?;
+        let since = self.awake_since.map_or(since, |awake| awake.max(since));
+        Some(since + self.config.spare_after(&link.evidence))
+    }
+
+    fn is_anything_stuck(&self, now: Instant) -> bool {
+        self.links.keys().any(|path| self.stuck_at(*path).is_some_and(|at| now >= at))
+    }
+
+    /// Closes a spare path on which something is stuck, once the active one has proved that it can
+    /// carry it.
+    pub(super) fn free_stuck(&mut self, now: Instant) {
+        for path in self.open_paths() {
+            let Some(at) = self.stuck_at(path).filter(|at| now >= *at) else { continue };
+            let Some(active) = self.active else { return };
+            let link = &self.links[&active];
+            if self.is_well() && link.evidence.last_ack > Some(at) {
+                tracing::debug!(%path, "closed for what is stuck there");
+                self.close(path, now);
+            } else if self.must_prove(active, at) {
+                self.probe(active, now);
+            }
+        }
+    }
+
+    /// Whether nobody asked the active path for an answer since `at`.
+    fn must_prove(&self, active: PathKey, at: Instant) -> bool {
+        let link = &self.links[&active];
+        let asked = link.probed.max(link.evidence.expecting_since) >= Some(at);
+        !asked && self.trouble.is_none() && self.probeable(active)
+    }
+
+    pub(super) fn stuck_deadline(&self) -> Option<Instant> {
+        let active = self.active?;
+        let unproved = |at: &Instant| self.must_prove(active, *at);
+        self.links.keys().filter_map(|path| self.stuck_at(*path)).filter(unproved).min()
     }
 
     /// Asks a suspect spare path again, less and less often.

@@ -363,6 +363,18 @@ impl Footprint {
         let resident = number.context("no VmRSS")?.parse()?;
         Ok(Self { descriptors, resident })
     }
+
+    /// Waits until a process holds no more than `descriptors`: the question about its status is a
+    /// connection too, and ends there a moment after it ended here.
+    pub(crate) fn settled(process: &Process, descriptors: usize) -> Result<Self> {
+        let mut now = Self::of(process)?;
+        until(&format!("{descriptors} descriptors or fewer"), || {
+            now = Self::of(process)?;
+            Ok(now.descriptors <= descriptors)
+        })
+        .with_context(|| format!("now {now:?}"))?;
+        Ok(now)
+    }
 }
 
 /// Everything a daemon wrote to its log so far.

@@ -67,6 +67,16 @@ pub struct PathView {
     pub progress: Option<Progress>,
 }
 
+/// Frames on a path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Frames {
+    /// Received that show life. Unlike bytes they were authenticated: anybody can send bytes, and a
+    /// restarted peer answers with packets that mean nothing here.
+    pub heard: u64,
+    /// Sent that must arrive, on this path or on another.
+    pub told: u64,
+}
+
 impl Endpoint {
     /// Opens a path to `remote` from `local`, kept as backup until told to carry.
     /// [`Event::PathOpened`] or [`Event::PathClosed`] follows.
@@ -181,20 +191,39 @@ impl Endpoint {
         slot.connection.network_path(path.id()).ok().and_then(|path| path.local_ip())
     }
 
-    /// How many frames that show life were received on a path. Unlike bytes they were authenticated:
-    /// anybody can send bytes, and a restarted peer answers with packets that mean nothing here.
-    pub fn heard(&mut self, connection: Connection, path: Path) -> Option<u64> {
+    /// What went over a path so far.
+    pub fn frames(&mut self, connection: Connection, path: Path) -> Option<Frames> {
         let slot = self.slots.get_mut(connection.0)?.as_mut()?;
-        let frames = slot.connection.path_stats(path.id())?.frame_rx;
-        Some(
-            frames.ping
-                + frames.path_acks
-                + frames.stream
-                + frames.path_challenge
-                + frames.path_response
-                + frames.path_status_available
-                + frames.path_status_backup,
-        )
+        let stats = slot.connection.path_stats(path.id())?;
+        let (rx, tx) = (stats.frame_rx, stats.frame_tx);
+        let heard = [
+            rx.ping,
+            rx.path_acks,
+            rx.stream,
+            rx.path_challenge,
+            rx.path_response,
+            rx.path_status_available,
+            rx.path_status_backup,
+        ];
+        let told = [
+            tx.crypto,
+            tx.stream,
+            tx.reset_stream,
+            tx.stop_sending,
+            tx.max_data,
+            tx.max_stream_data,
+            tx.max_streams_bidi,
+            tx.max_streams_uni,
+            tx.max_path_id,
+            tx.new_connection_id,
+            tx.path_new_connection_id,
+            tx.retire_connection_id,
+            tx.path_retire_connection_id,
+            tx.path_status_available,
+            tx.path_status_backup,
+            tx.path_abandon,
+        ];
+        Some(Frames { heard: heard.iter().sum(), told: told.iter().sum() })
     }
 
     /// What the acknowledgements of a path show.

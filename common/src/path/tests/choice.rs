@@ -181,3 +181,19 @@ fn the_first_path_is_no_move_from_anywhere() {
     assert_eq!(first, Some((None, WIFI)));
     assert_eq!(net.moves().len(), 0);
 }
+
+/// Nothing newer is ever acknowledged there, so the engine would wait for ever.
+#[test]
+fn what_was_on_its_way_when_a_link_died_just_after_it_was_left_is_freed() {
+    let mut net = Net::attached();
+    net.traffic = Traffic::Bulk(50);
+    net.run(3_000);
+    net.prefer(CELL, PreferredBy::Hand);
+    assert_eq!(net.paths.active(), Some(CELL));
+    net.black_hole(WIFI, true);
+    let at = net.tick;
+    net.run(1_500);
+    let closed = net.first(at, |action| *action == Action::Close { path: WIFI });
+    assert!(closed.is_some_and(|tick| tick < at + 800), "{closed:?}");
+    assert_eq!(net.paths.active(), Some(CELL));
+}

@@ -58,6 +58,8 @@ struct Channel {
     next: u64,
     unacked: BTreeMap<u64, u64>,
     expecting: Option<u64>,
+    /// When data was sent that may not have arrived, later than anything acknowledged.
+    told: Option<u64>,
     last_ack: Option<u64>,
     last_receive: Option<u64>,
     /// In microseconds, as `rttvar`.
@@ -206,6 +208,7 @@ impl Net {
                 expecting_since: channel.expecting.map(at),
                 last_ack: channel.last_ack.map(at),
                 last_receive: channel.last_receive.map(at),
+                undelivered: channel.told.max(channel.told.and(channel.last_ack)).map(at),
                 srtt: Duration::from_micros(channel.srtt),
                 rttvar: Duration::from_micros(channel.rttvar),
             };
@@ -272,6 +275,7 @@ impl Net {
             next: 0,
             unacked: BTreeMap::new(),
             expecting: None,
+            told: None,
             last_ack: None,
             last_receive: Some(self.tick),
             srtt: self.wires[&path].rtt * 1_000,
@@ -388,6 +392,7 @@ impl Net {
         let Some(sent) = channel.unacked.remove(&number) else { return };
         channel.unacked.retain(|other, _| *other + 3 > number);
         channel.last_ack = Some(tick);
+        channel.told = channel.told.filter(|told| *told > sent);
         channel.touched = tick;
         channel.backoff = 0;
         channel.expecting = (!channel.unacked.is_empty()).then_some(tick);
@@ -418,6 +423,8 @@ impl Net {
         };
         if due {
             self.send(path);
+            let tick = self.tick;
+            self.channel(path).told = Some(tick);
             self.moved = true;
         }
     }

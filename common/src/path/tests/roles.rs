@@ -1,4 +1,4 @@
-//! The gateway: it prefers and tells, and opens, steers and closes nothing.
+//! The gateway: it prefers and tells, opens and steers nothing, and closes what keeps bytes.
 
 use std::time::{Duration, Instant};
 
@@ -45,8 +45,35 @@ impl Gateway {
             expecting_since: expecting.map(|millis| self.ago(millis)),
             last_ack: ack.map(|millis| self.ago(millis)),
             last_receive: ack.map(|millis| self.ago(millis)),
+            undelivered: None,
             srtt: Duration::from_millis(20),
             rttvar: Duration::from_millis(2),
+        };
+        self.give(Input::Evidence { path, evidence });
+    }
+
+    /// The path answers, and owes the next answer if it is busy.
+    fn alive(&mut self, path: PathKey, busy: bool) {
+        let evidence = Evidence {
+            expecting_since: busy.then_some(self.now),
+            last_ack: Some(self.now),
+            last_receive: Some(self.now),
+            undelivered: busy.then_some(self.now),
+            srtt: Duration::from_millis(20),
+            rttvar: Duration::from_millis(2),
+            ..Evidence::NONE
+        };
+        self.give(Input::Evidence { path, evidence });
+    }
+
+    /// Something was sent on a spare path, and nothing later arrived there.
+    fn strand(&mut self, path: PathKey) {
+        let evidence = Evidence {
+            expecting_since: Some(self.now),
+            undelivered: Some(self.now),
+            srtt: Duration::from_millis(60),
+            rttvar: Duration::from_millis(5),
+            ..Evidence::NONE
         };
         self.give(Input::Evidence { path, evidence });
     }
@@ -198,4 +225,51 @@ fn the_gateway_keeps_nothing_alive_by_itself() {
         gateway.pass(1_000);
     }
     assert_eq!(gateway.drain(), []);
+}
+
+#[test]
+fn what_is_stuck_on_a_dead_spare_is_freed_when_the_active_path_has_proved_itself() {
+    let mut gateway = Gateway::new();
+    gateway.pass(1_000);
+    gateway.strand(SECOND);
+    let close = Action::Close { path: SECOND };
+    for _ in 0..49 {
+        gateway.pass(10);
+        gateway.alive(FIRST, true);
+        assert!(!gateway.drain().contains(&close));
+    }
+    for _ in 0..2 {
+        gateway.pass(10);
+        gateway.alive(FIRST, true);
+    }
+    gateway.pass(0);
+    assert!(gateway.drain().contains(&close));
+    assert_eq!(gateway.paths.state(SECOND), State::Absent);
+}
+
+#[test]
+fn a_quiet_active_path_is_asked_before_a_spare_is_given_up() {
+    let mut gateway = Gateway::new();
+    gateway.pass(1_000);
+    gateway.alive(FIRST, false);
+    gateway.strand(SECOND);
+    gateway.pass(500);
+    assert_eq!(gateway.drain(), [Action::Probe { path: FIRST }]);
+    gateway.pass(20);
+    assert_eq!(gateway.drain(), []);
+    gateway.alive(FIRST, false);
+    gateway.pass(0);
+    assert_eq!(gateway.drain(), [Action::Close { path: SECOND }]);
+}
+
+#[test]
+fn in_a_common_outage_no_spare_is_given_up() {
+    let mut gateway = Gateway::new();
+    gateway.pass(1_000);
+    gateway.evidence(FIRST, Some(0), Some(0));
+    gateway.strand(SECOND);
+    for _ in 0..6_000 {
+        gateway.pass(10);
+    }
+    assert!(!gateway.drain().iter().any(|action| matches!(action, Action::Close { .. })));
 }
