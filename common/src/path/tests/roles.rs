@@ -61,7 +61,6 @@ impl Gateway {
             undelivered: busy.then_some(self.now),
             srtt: Duration::from_millis(20),
             rttvar: Duration::from_millis(2),
-            ..Evidence::NONE
         };
         self.give(Input::Evidence { path, evidence });
     }
