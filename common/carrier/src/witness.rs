@@ -73,8 +73,12 @@ impl Witness {
         seen.frames = frames;
         let active = (self.carries.0 == Some(path)).then_some(self.carries.1);
         let progress = endpoint.progress(connection, path);
-        let arrived = progress.and_then(|progress| progress.newest_acked_sent);
-        seen.told_at = seen.told_at.filter(|told| arrived < Some(*told));
+        let pending = |told: &Instant| {
+            progress.is_some_and(|progress| {
+                progress.expecting_since.is_some() && progress.newest_acked_sent < Some(*told)
+            })
+        };
+        seen.told_at = seen.told_at.filter(pending);
         Sight { evidence: progress.map(|progress| seen.evidence(&progress, active)), heard }
     }
 

@@ -159,9 +159,14 @@ impl Paths {
 
     pub(super) fn closed(&mut self, path: PathKey, now: Instant) {
         self.open_failed(path, now);
-        let Some(link) = self.links.get_mut(&path).filter(|link| link.open) else { return };
-        link.end_path();
-        link.strike(&self.config, now);
+        if !self.links.get(&path).is_some_and(|link| link.open) {
+            return;
+        }
+        self.unsteer(path);
+        if let Some(link) = self.links.get_mut(&path) {
+            link.end_path();
+            link.strike(&self.config, now);
+        }
         self.rest(path, now);
         if self.active == Some(path) {
             self.replace_active(path, now);

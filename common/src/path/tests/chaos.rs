@@ -77,6 +77,7 @@ struct Observer {
     paths: Paths,
     role: Role,
     open: BTreeSet<PathKey>,
+    steered: BTreeSet<PathKey>,
     now: Instant,
 }
 
@@ -99,15 +100,17 @@ impl Observer {
                     assert_eq!(self.role, Role::Client);
                     assert!(self.open.contains(&from), "steers a path that is not open");
                     assert_ne!(from, onto);
+                    self.steered.insert(from);
                 }
                 Action::Open { path } => {
                     assert_eq!(self.role, Role::Client);
                     assert!(!self.open.contains(&path), "opens a path that is open");
+                    assert!(!self.steered.contains(&path), "opens a path by another's link");
                 }
-                Action::Unsteer { .. }
-                | Action::Replay { .. }
-                | Action::Moved(_)
-                | Action::StateChanged { .. } => {}
+                Action::Unsteer { path } => {
+                    self.steered.remove(&path);
+                }
+                Action::Replay { .. } | Action::Moved(_) | Action::StateChanged { .. } => {}
             }
         }
         let active = self.paths.paths().filter(|view| view.state == State::Active).count();
@@ -178,7 +181,8 @@ fn survive(role: Role, steps: Vec<Step>) {
     #[expect(clippy::disallowed_methods, reason = "an arbitrary origin for the virtual clock")]
     let now = Instant::now() + Duration::from_secs(1_000_000);
     let paths = Paths::new(role, Config::new(role));
-    let mut observer = Observer { paths, role, open: BTreeSet::new(), now };
+    let mut observer =
+        Observer { paths, role, open: BTreeSet::new(), steered: BTreeSet::new(), now };
     for step in steps {
         observer.take(step);
     }
