@@ -42,6 +42,7 @@ suite! {
     a_link_that_only_receives_is_left,
     a_link_that_only_sends_is_left,
     a_rebinding_goes_unnoticed,
+    a_rebinding_while_the_spare_link_swallows_everything_strands_nothing,
     a_captive_network_never_carries_anything,
     an_outage_of_every_link_is_survived,
     an_outage_no_interface_shows_is_survived,

@@ -109,6 +109,24 @@ pub(crate) fn a_rebinding_goes_unnoticed() -> Result<()> {
     stage.end(ride)
 }
 
+/// Until the new address is validated the spare path is the only one the gateway may use.
+pub(crate) fn a_rebinding_while_the_spare_link_swallows_everything_strands_nothing() -> Result<()> {
+    let mut stage = Stage::raise()?;
+    let mut ride = Ride::begin(&stage.world, ORIGIN_V4)?;
+    for _ in 0..2 {
+        stage.settle("wifi0", "cell0")?;
+        let since = Moment::now();
+        stage.world.link("cell0").black_hole(&BOTH);
+        for _ in 0..3 {
+            stage.world.link("wifi0").rebind();
+            ride.goes_on_for(Duration::from_millis(300))?;
+        }
+        ride.tell_gaps("rebindings beside a dead spare", since)?;
+        stage.world.link("cell0").heal();
+    }
+    stage.end(ride)
+}
+
 /// Notes whom the gateway's carrier hears from.
 fn note_sources(sources: Arc<Mutex<BTreeSet<SocketAddr>>>) -> Hook {
     Box::new(move |direction, packet| {
