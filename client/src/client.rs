@@ -544,6 +544,11 @@ impl Client {
         }
     }
 
+    /// How long the pause goes on, if it ends by itself.
+    pub(crate) fn pause_left(&self, now: Instant) -> Option<Duration> {
+        self.paused?.until.map(|until| until.saturating_duration_since(now))
+    }
+
     /// What new connections get.
     pub(crate) fn capture_state(&self) -> CaptureState {
         match (self.paused, self.given_up, &self.offline) {
@@ -569,7 +574,7 @@ impl Client {
 
     /// Every flow.
     pub(crate) fn flows(&self, now: Instant) -> Vec<FlowReport> {
-        self.ferries.values().map(|ferry| ferry.describe(now)).collect()
+        self.ferries.values().map(|ferry| ferry.describe(self.parked, now)).collect()
     }
 }
 

@@ -323,6 +323,7 @@ impl Daemon {
             LinkEvent::Up(uplink) => {
                 let text = format!("{} is up", uplink.name);
                 self.client.journal.tell_of(EventKind::LinkUp, &uplink.name, text);
+                info!(link = uplink.name, "Link up");
                 self.use_link(&uplink, now);
                 self.uplinks.insert(uplink.index, uplink);
             }
@@ -362,7 +363,7 @@ impl Daemon {
             None => uplink.metric.saturating_add(1000),
         };
         let metered = self.config.paths.metered.iter().any(|name| name.as_str() == uplink.name);
-        info!(link = uplink.name, rank, metered, "Link up");
+        debug!(link = uplink.name, rank, metered, "Link in use");
         self.client.tunnel.link_up(key, &uplink.name, rank, metered, now);
     }
 
@@ -513,6 +514,7 @@ impl Running for Daemon {
             moves: self.client.journal.moves,
             last_move: self.client.journal.last_move.clone(),
             capture: self.client.capture_state(),
+            pause_left_s: self.client.pause_left(Instant::now()).map(|left| left.as_secs()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
             trouble: self.client.tunnel.last_failure.clone().filter(|_| !attached),
@@ -536,8 +538,10 @@ impl Running for Daemon {
             }
             Target::Link(name) => {
                 let link = self.client.tunnel.link_named(name.as_str()).ok_or_else(|| {
-                    let known = self.client.tunnel.link_names().join(", ");
-                    format!("there is no link {name} that is up; there is: {known}")
+                    match self.client.tunnel.link_names().join(", ") {
+                        known if known.is_empty() => "no link is up at the moment".to_owned(),
+                        known => format!("there is no link {name} that is up; there is: {known}"),
+                    }
                 })?;
                 self.client.tunnel.prefer(Some(link), now)?;
                 Ok(format!(

@@ -157,11 +157,12 @@ impl Ferry {
         self.phase == Phase::Open
     }
 
-    /// What a person reads in the list of flows.
-    pub(crate) fn describe(&self, now: Instant) -> FlowReport {
+    /// What a person reads in the list of flows; `parked` while no network reaches the gateway.
+    pub(crate) fn describe(&self, parked: bool, now: Instant) -> FlowReport {
         let finished = self.pipe.as_ref().is_some_and(|pipe| pipe.sender.is_finished());
         let state = match self.phase {
             Phase::Waiting => "held",
+            Phase::Dialling | Phase::Open if parked => "held",
             Phase::Dialling => "opening",
             Phase::Open if self.doomed => "closing",
             Phase::Open if self.app_gone || self.ended && finished => "closing",

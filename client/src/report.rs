@@ -28,6 +28,9 @@ pub struct Status {
     pub last_move: Option<MoveRecord>,
     /// Whether new connections are captured at the moment.
     pub capture: CaptureState,
+    /// Seconds until a pause of the capture is over; `None` without one, or if it has no end.
+    #[serde(default)]
+    pub pause_left_s: Option<u64>,
     /// The version of the running daemon.
     pub version: String,
     /// Seconds since the daemon started.

@@ -18,7 +18,7 @@ pub fn status(status: &Status) -> String {
     }
     text.push_str(&format!(
         "\nCapture    {}\nFlows      {} open, {} held\nMoves      {} in {}",
-        capture(status.capture, status.state),
+        capture(status),
         status.flows.open,
         status.flows.held,
         status.moves,
@@ -74,16 +74,23 @@ pub fn event(event: &Event) -> String {
     format!("{}  {:<9}  {text}", date(event.at / 1000), event.event)
 }
 
-fn capture(state: CaptureState, session: SessionState) -> &'static str {
-    match state {
-        CaptureState::On if session == SessionState::Attached => {
+fn capture(status: &Status) -> String {
+    let text = match status.capture {
+        CaptureState::On if status.state == SessionState::Attached => {
             "on: new TCP connections are carried"
         }
         CaptureState::On => "on: new TCP connections wait for the gateway",
-        CaptureState::Paused => "paused: new connections go direct (`whimbrel resume` ends it)",
+        CaptureState::Paused => {
+            let time = status.pause_left_s.map(|left| format!(" for another {}", seconds(left)));
+            return format!(
+                "paused{}: new connections go direct (`whimbrel resume` ends it)",
+                time.unwrap_or_default()
+            );
+        }
         CaptureState::Direct => "new connections go direct until the gateway is in reach",
         CaptureState::Blocked => "new connections fail until the gateway is in reach",
-    }
+    };
+    text.to_owned()
 }
 
 fn movement(moved: &MoveRecord) -> String {

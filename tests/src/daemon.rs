@@ -210,6 +210,15 @@ impl Daemon {
         self.until_started()
     }
 
+    /// Restarts a gateway from a new file, under its service manager.
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub fn upgrade(&mut self) -> Result<()> {
+        self.process.say("upgrade")?;
+        self.until_started()
+    }
+
     /// Waits for the gateway's next process.
     ///
     /// # Errors

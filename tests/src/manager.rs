@@ -3,10 +3,10 @@
 //! sd_listen_fds(3)).
 //!
 //! It runs as a process of its own ([`crate::role::MANAGER`]) and is told what to do, a word a
-//! line: `kill` ends the service without warning, `restart` in an orderly way; `litter` and `forget`
-//! spoil what it has stored; `scatter` has the kernel choose sockets by hash again; `guard` has it end a process that does not feed its watchdog from now
-//! on. It answers
-//! `started N` whenever a process of the service has said that it is ready, `N` being the number of
+//! line: `kill` ends the service without warning, `restart` in an orderly way, `upgrade` the same, and
+//! starts it from a new file from then on; `litter` and `forget` spoil what it has stored; `scatter`
+//! has the kernel choose sockets by hash again; `guard` has it end a process that does not feed its
+//! watchdog from now on. It answers `started N` whenever a process of the service has said that it is ready, `N` being the number of
 //! descriptors it has stored.
 
 #![expect(unsafe_code, reason = "descriptors are passed by number, and a rare socket option")]
@@ -24,7 +24,7 @@ use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,8 @@ struct Manager {
     /// Where datagrams wait while the service is not there.
     sockets: Vec<UdpSocket>,
     store: Store,
+    /// The file that is started.
+    program: PathBuf,
     command: Vec<OsString>,
     ready: bool,
     /// Since when the watchdog was not fed, once it is on guard.
@@ -116,8 +118,10 @@ fn serve(mut arguments: Vec<OsString>) -> Result<()> {
     notify.set_nonblocking(true)?;
     let sockets = (0..sockets).map(|_| bind(port)).collect::<Result<_>>()?;
     let (notify_path, store) = (arguments.swap_remove(0), Vec::new());
+    let program = PathBuf::from("/proc/self/exe");
+    let (ready, hungry) = (false, None);
     let mut manager =
-        Manager { notify, notify_path, sockets, store, command, ready: false, hungry: None };
+        Manager { notify, notify_path, sockets, store, program, command, ready, hungry };
     let mut child = manager.start()?;
     loop {
         let pid = Pid::from_child(&child);
@@ -125,6 +129,10 @@ fn serve(mut arguments: Vec<OsString>) -> Result<()> {
         match manager.watch(&process)? {
             Some(Order::Kill) => child.kill()?,
             Some(Order::Restart) => rustix::process::kill_process(pid, Signal::TERM)?,
+            Some(Order::Upgrade) => {
+                manager.upgrade()?;
+                rustix::process::kill_process(pid, Signal::TERM)?;
+            }
             Some(Order::Litter) => manager.litter()?,
             Some(Order::Forget) => manager.store.clear(),
             Some(Order::Scatter) => manager.scatter()?,
@@ -157,6 +165,8 @@ fn bind(port: u16) -> Result<UdpSocket> {
 enum Order {
     Kill,
     Restart,
+    /// Restart from a new file.
+    Upgrade,
     /// Store what the service cannot have stored.
     Litter,
     /// Lose everything it stored.
@@ -182,7 +192,7 @@ impl Manager {
         }
         let numbers: Vec<String> =
             inherited.iter().map(|descriptor| descriptor.as_raw_fd().to_string()).collect();
-        let mut service = Command::new("/proc/self/exe");
+        let mut service = Command::new(&self.program);
         service.arg(role::SERVICE).args(&self.command);
         service.env(DESCRIPTORS, numbers.join(","));
         service.env("LISTEN_FDS", numbers.len().to_string());
@@ -220,6 +230,7 @@ impl Manager {
                 return Ok(Some(match read_line()?.as_str() {
                     "kill" => Order::Kill,
                     "restart" => Order::Restart,
+                    "upgrade" => Order::Upgrade,
                     "litter" => Order::Litter,
                     "forget" => Order::Forget,
                     "scatter" => Order::Scatter,
@@ -229,6 +240,17 @@ impl Manager {
                 }));
             }
         }
+    }
+
+    /// Installs the program once more, as a package would: under a new name, then in the place of
+    /// the old one.
+    fn upgrade(&mut self) -> Result<()> {
+        let place = Path::new(&self.notify_path).with_extension("program");
+        let fresh = place.with_extension("new");
+        std::fs::copy("/proc/self/exe", &fresh)?;
+        std::fs::rename(&fresh, &place)?;
+        self.program = place;
+        Ok(())
     }
 
     /// Garbage under the names the service uses.

@@ -48,6 +48,7 @@ suite! {
     the_last_of_several_attaches_at_once_has_the_session,
     a_client_revoked_while_it_moves_has_nothing_left,
     kills_while_sessions_move_lose_nothing_with_any_number_of_slots,
+    twelve_clients_that_move_outlive_an_upgrade,
     a_connection_of_a_slot_that_is_gone_is_reset_by_another,
     a_single_slot_that_hangs_is_noticed_and_nothing_is_lost,
     more_slots_than_sockets_are_refused_with_a_reason,

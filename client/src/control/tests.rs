@@ -21,6 +21,7 @@ impl Running for Model {
             moves: 0,
             last_move: None,
             capture: CaptureState::On,
+            pause_left_s: None,
             version: "0.1.0".to_owned(),
             uptime_s: 1,
             trouble: None,

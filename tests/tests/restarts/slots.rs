@@ -384,6 +384,49 @@ pub(crate) fn kills_while_sessions_move_lose_nothing_with_any_number_of_slots() 
     no_panics(&stage.world)
 }
 
+pub(crate) fn twelve_clients_that_move_outlive_an_upgrade() -> Result<()> {
+    let mut stage = raise(SLOTS)?;
+    let mut travellers = Vec::new();
+    for number in 1..=CLIENTS {
+        travellers.push(Traveller::set_out(&stage.world, number, echo(), 3)?);
+    }
+    let pairs = [stage.pair(ORIGIN[0])?, stage.pair(ORIGIN[1])?];
+    let mut traffic = Vec::new();
+    for (number, pair) in (100..).step_by(10).zip(&pairs) {
+        traffic.push(Traffic::begin(pair, number, PACE)?);
+    }
+    let session = stage.session()?;
+    for round in 0..4 {
+        let mut asking = Vec::new();
+        for (number, traveller) in travellers.iter_mut().enumerate() {
+            traveller.speak(5000)?;
+            if (number + round) % 2 == 0 {
+                traveller.rogue.rebind(&stage.world)?;
+                traveller.glance()?;
+            } else {
+                asking.push(traveller.begin_to_move(&stage.world)?);
+            }
+        }
+        let wifi = stage.world.link("wifi0");
+        if round % 2 == 0 { wifi.down()? } else { wifi.up()? }
+        stage.gateway.upgrade()?;
+        drop(asking);
+        for (number, traveller) in travellers.iter_mut().enumerate() {
+            let about = || format!("round {round}, traveller {number}");
+            traveller.move_on(&stage.world).with_context(about)?;
+            traveller.speak(5000)?;
+            traveller.settle().with_context(about)?;
+        }
+    }
+    let status = stage.adds_up()?;
+    ensure!(status["flows"] == 3 * u64::from(CLIENTS) + 2, "{status}");
+    for one in traffic {
+        tell!("{} bytes, both directions", one.end()?);
+    }
+    ensure!(stage.session()? == session, "another session");
+    no_panics(&stage.world)
+}
+
 pub(crate) fn a_connection_of_a_slot_that_is_gone_is_reset_by_another() -> Result<()> {
     let mut stage = raise(SLOTS)?;
     for slots in [1, SLOTS, 2] {
