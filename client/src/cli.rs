@@ -71,7 +71,8 @@ fn up(layout: Layout) -> anyhow::Result<()> {
     name = "whimbrel",
     version,
     about = "Keeps TCP connections alive while the network under them changes",
-    long_about = None
+    long_about = None,
+    after_help = exit::CODES
 )]
 struct Cli {
     #[command(subcommand)]

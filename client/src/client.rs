@@ -305,11 +305,13 @@ impl Client {
         }
         if parked {
             let held = self.ferries.len();
+            info!(flows = held, "No network reaches the gateway; flows are held");
             let text = format!("no network reaches the gateway; {held} flows are held");
             self.journal.tell(EventKind::Parked, text);
         } else if self.tunnel.connection().is_some() {
             self.detached_since = None;
             self.given_up = false;
+            info!("The gateway is in reach again");
             self.journal.tell(EventKind::Attached, "the gateway is in reach again");
         }
     }
@@ -519,6 +521,7 @@ impl Client {
             Offline::Direct => "new connections go direct until it is back",
             Offline::Block => "new connections are refused until it is back",
         };
+        info!(refused, what, "The gateway is out of reach");
         self.journal.tell(
             EventKind::Offline,
             format!("the gateway is out of reach: {what} ({refused} waiting ones were refused)"),
@@ -534,12 +537,14 @@ impl Client {
     /// New connections go direct, until a moment or until further notice.
     pub(crate) fn pause(&mut self, until: Option<Instant>) {
         self.paused = Some(Pause { until });
+        info!("New connections go direct, as asked");
         self.journal.tell(EventKind::Paused, "new connections go direct");
     }
 
     /// New connections are captured again.
     pub(crate) fn resume(&mut self) {
         if self.paused.take().is_some() {
+            info!("New connections are captured again");
             self.journal.tell(EventKind::Resumed, "new connections are captured again");
         }
     }

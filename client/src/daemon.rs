@@ -537,12 +537,15 @@ impl Running for Daemon {
                 Ok("the best link is chosen automatically again".to_owned())
             }
             Target::Link(name) => {
-                let link = self.client.tunnel.link_named(name.as_str()).ok_or_else(|| {
-                    match self.client.tunnel.link_names().join(", ") {
-                        known if known.is_empty() => "no link is up at the moment".to_owned(),
-                        known => format!("there is no link {name} that is up; there is: {known}"),
-                    }
-                })?;
+                let link =
+                    self.client.tunnel.link_named(name.as_str()).ok_or_else(|| {
+                        match self.client.tunnel.link_names().join(", ") {
+                            known if known.is_empty() => "no link is up at the moment".to_owned(),
+                            known => {
+                                format!("there is no link {name} that is up; there is: {known}")
+                            }
+                        }
+                    })?;
                 self.client.tunnel.prefer(Some(link), now)?;
                 Ok(format!(
                     "moving to {name}; traffic stays there while it works, until \

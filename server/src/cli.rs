@@ -64,7 +64,13 @@ fn run(layout: Layout) -> anyhow::Result<()> {
 }
 
 #[derive(Parser, Debug)]
-#[command(name = "whimbrel-gateway", version, about = "Carries the connections of Whimbrel clients to their destinations", long_about = None)]
+#[command(
+    name = "whimbrel-gateway",
+    version,
+    about = "Carries the connections of Whimbrel clients to their destinations",
+    long_about = None,
+    after_help = exit::CODES
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -84,6 +90,8 @@ enum Command {
     Revoke(Revoke),
     /// Show what the gateway does
     Status(Listing),
+    /// Validate a configuration
+    Check(Place),
 }
 
 #[derive(Args, Debug)]
@@ -147,6 +155,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Clients(args) => show::clients(&args.place.layout(), args.json)?,
         Command::Revoke(args) => revoke(&args.place.layout(), &args.name)?,
         Command::Status(args) => return show::status(&args.place.layout(), args.json),
+        Command::Check(place) => check(&place.layout())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -180,6 +189,17 @@ fn read_config(layout: &Layout) -> anyhow::Result<GatewayConfig> {
         return Err(ConfigError { file, line: None, message }.into());
     };
     Ok(GatewayConfig::parse(&text, &file)?)
+}
+
+fn check(layout: &Layout) -> anyhow::Result<()> {
+    let config = read_config(layout)?;
+    line(format_args!(
+        "{} is valid; clients reach it at {}.",
+        layout.config.display(),
+        config.public
+    ));
+    files::read_key(layout.key_to_read()).with_context(|| no_key(layout))?;
+    Ok(())
 }
 
 fn no_key(layout: &Layout) -> String {

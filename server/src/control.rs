@@ -211,6 +211,10 @@ pub struct Activity {
     pub rx_bytes: u64,
     /// Seconds it has been connected.
     pub connected_s: u64,
+    /// Seconds since it was heard last: more than the 20 s after which a client probes at the
+    /// latest, if it sleeps, has no network, or is gone.
+    #[serde(default)]
+    pub silent_s: Option<u64>,
 }
 
 /// Answers one request of the command line, or says what must be known for that.
@@ -341,6 +345,7 @@ impl Activity {
         self.tx_bytes += other.tx_bytes;
         self.rx_bytes += other.rx_bytes;
         self.connected_s = self.connected_s.max(other.connected_s);
+        self.silent_s = [self.silent_s, other.silent_s].into_iter().flatten().min();
     }
 }
 

@@ -467,6 +467,7 @@ impl Gateway {
                 tx_bytes: session.down_bytes,
                 rx_bytes: session.up_bytes,
                 connected_s: now.saturating_duration_since(peer.since).as_secs(),
+                silent_s: Some(peer.silence(now).as_secs()),
             });
         }
         Report {

@@ -133,6 +133,12 @@ impl Peer {
         self.paths.handle(Input::Closed { path: PathKey(path.0) }, now);
     }
 
+    /// Since when nothing has come from it.
+    pub(crate) fn silence(&self, now: Instant) -> Duration {
+        let heard = self.paths.paths().filter_map(|view| view.evidence.last_receive).max();
+        now.saturating_duration_since(heard.unwrap_or(self.since))
+    }
+
     /// The round trip flows of this client are judged by.
     pub(crate) fn rtt(&self) -> Duration {
         let active = self.paths.active();

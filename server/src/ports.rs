@@ -211,6 +211,14 @@ fn bind(address: SocketAddr) -> anyhow::Result<UdpSocket> {
         {
             bind(SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), address.port()))
         }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(error).with_context(|| {
+                format!(
+                    "cannot listen on UDP {address} (`listen` in the configuration); ports below \
+                     1024 take root, CAP_NET_BIND_SERVICE, or the socket unit"
+                )
+            })
+        }
         result => result.with_context(|| {
             format!("cannot listen on UDP {address} (`listen` in the configuration)")
         }),

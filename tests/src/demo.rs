@@ -4,10 +4,12 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use rustix::process::Signal;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
+use tokio::signal::unix::{SignalKind, signal};
 use whimbrel_tests::lab;
 
 mod act;
@@ -31,8 +33,8 @@ struct Arguments {
     command: Vec<OsString>,
 }
 
-/// What an interrupted program returns, as shells have it: 128 + SIGINT.
-const INTERRUPTED: u8 = 130;
+/// What a program that a signal ended returns, as shells have it: this and the signal's number.
+const BY_SIGNAL: u8 = 128;
 
 pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -41,8 +43,8 @@ pub(crate) fn main() -> ExitCode {
         screen.complain(&denied);
         return ExitCode::FAILURE;
     }
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let outcome = watch_for_interrupt(&interrupted).and_then(|()| {
+    let interrupted = Interrupted::default();
+    let outcome = interrupted.watch().and_then(|()| {
         if arguments.command.is_empty() {
             play::perform(&mut screen, &interrupted)
         } else {
@@ -51,7 +53,7 @@ pub(crate) fn main() -> ExitCode {
     });
     screen.clear_status();
     match outcome {
-        _ if interrupted.load(Ordering::Relaxed) => ExitCode::from(INTERRUPTED),
+        _ if interrupted.by() != 0 => ExitCode::from(BY_SIGNAL + interrupted.by()),
         Ok(code) => code,
         Err(error) => {
             screen.complain(&format_args!("whimbrel-demo: {error:#}"));
@@ -60,17 +62,45 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// The lab is taken down in an orderly way on Ctrl-C; whoever plays looks at the flag.
-fn watch_for_interrupt(interrupted: &Arc<AtomicBool>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .context("starting a runtime for signals")?;
-    let interrupted = Arc::clone(interrupted);
-    std::thread::spawn(move || {
-        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
-            interrupted.store(true, Ordering::Relaxed);
-        }
-    });
-    Ok(())
+/// The signal that is to end the demo, which takes the lab down in good order; whoever plays looks
+/// at it.
+#[derive(Clone, Default)]
+struct Interrupted(Arc<AtomicU8>);
+
+impl Interrupted {
+    /// The number of the signal; zero while there was none.
+    fn by(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody told this process alone to end.
+    fn is_order(&self) -> bool {
+        i32::from(self.by()) == Signal::TERM.as_raw()
+    }
+
+    fn watch(&self) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .context("starting a runtime for signals")?;
+        let number = Arc::clone(&self.0);
+        std::thread::spawn(move || {
+            if let Ok(signal) = runtime.block_on(any_end()) {
+                number.store(u8::try_from(signal.as_raw()).unwrap_or(u8::MAX), Ordering::Relaxed);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Waits for Ctrl-C, a terminal that closes, or an order to end.
+async fn any_end() -> std::io::Result<Signal> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(tokio::select! {
+        _ = interrupt.recv() => Signal::INT,
+        _ = hangup.recv() => Signal::HUP,
+        _ = terminate.recv() => Signal::TERM,
+    })
 }

@@ -1,8 +1,9 @@
 //! `whimbrel join`: from an invite to a client that can be started.
 
+use std::io;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use rustix::fs::{Access, access};
 use whimbrel_common::config::ClientConfig;
 use whimbrel_common::identity::SecretKey;
@@ -65,13 +66,16 @@ fn key(layout: &Layout) -> anyhow::Result<SecretKey> {
 }
 
 fn prepare(folder: &Path, mode: u32) -> anyhow::Result<()> {
-    let advice = || {
-        format!(
-            "cannot write to {}; run this as root, or use --config FILE to keep everything in a \
-             folder of your own",
-            folder.display()
-        )
+    let usable = || {
+        files::ensure_folder(folder, mode)?;
+        Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(io::Error::from)?)
     };
-    files::ensure_folder(folder, mode).with_context(advice)?;
-    access(folder, Access::WRITE_OK | Access::EXEC_OK).with_context(advice)
+    usable().map_err(|error: anyhow::Error| {
+        let advice = if files::is_denied(&error) {
+            "; run this as root, or use --config FILE to keep everything in a folder of your own"
+        } else {
+            ""
+        };
+        error.context(format!("cannot write to {}{advice}", folder.display()))
+    })
 }

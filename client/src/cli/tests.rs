@@ -66,6 +66,8 @@ Options:
 
   -V, --version
           Print version
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration
 "
     );
 }

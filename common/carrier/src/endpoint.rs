@@ -16,10 +16,13 @@ use bytes::{Bytes, BytesMut};
 use noq_proto::{ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, FourTuple, VarInt};
 use tracing::debug;
 
+use rebinding::Carries;
+
 use crate::transport::{self, Identity, IdentityError, Role, Tuning};
 
 mod event;
 mod path;
+mod rebinding;
 mod stream;
 
 pub use event::{Event, Lost};
@@ -92,6 +95,7 @@ struct Slot {
     timer: Option<Instant>,
     connected: bool,
     lost: bool,
+    carries: Carries,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -179,6 +183,7 @@ impl Endpoint {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(slot) = self.slots.get_mut(handle.0).and_then(Option::as_mut) {
                     slot.connection.handle_event(event);
+                    slot.watch_address(now);
                     self.touch(handle.0);
                 }
             }
@@ -237,6 +242,7 @@ impl Endpoint {
             timer: None,
             connected: false,
             lost: false,
+            carries: Carries::default(),
         });
         self.touch(handle.0);
         Connection(handle.0)

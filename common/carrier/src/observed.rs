@@ -65,6 +65,7 @@ impl ControllerFactory for ObservedFactory {
             sampled: false,
             in_flight: 0,
             allowance: Arc::default(),
+            held: Arc::default(),
         })
     }
 }
@@ -90,6 +91,8 @@ pub(crate) struct Observed {
     in_flight: u64,
     /// Bytes granted beyond the inner controller's window; shared with copies of this controller.
     allowance: Arc<AtomicU64>,
+    /// Nothing may be sent; shared with copies of this controller.
+    held: Arc<AtomicBool>,
 }
 
 impl Observed {
@@ -111,6 +114,14 @@ impl Observed {
     pub(crate) fn restart(controller: &dyn Controller) {
         if let Ok(copy) = controller.clone_box().into_any().downcast::<Self>() {
             copy.restart.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps everything that is subject to congestion control off the path of `controller`, or lets
+    /// it go again.
+    pub(crate) fn hold(controller: &dyn Controller, held: bool) {
+        if let Ok(copy) = controller.clone_box().into_any().downcast::<Self>() {
+            copy.held.store(held, Ordering::Relaxed);
         }
     }
 
@@ -240,6 +251,9 @@ impl Controller for Observed {
     }
 
     fn window(&self) -> u64 {
+        if self.held.load(Ordering::Relaxed) {
+            return 0;
+        }
         let asked = self.restart.load(Ordering::Relaxed);
         let fresh = if asked { self.inner.initial_window() } else { 0 };
         self.inner.window().max(fresh) + self.allowance.load(Ordering::Relaxed)
@@ -265,6 +279,7 @@ impl Controller for Observed {
             sampled: self.sampled,
             in_flight: self.in_flight,
             allowance: Arc::clone(&self.allowance),
+            held: Arc::clone(&self.held),
         })
     }
 

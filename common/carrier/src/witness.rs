@@ -1,7 +1,7 @@
 //! What is known of the paths of a connection, as the decisions about them want it told.
 //!
 //! The engine sends acknowledgements on the path that carries data, so those of a backup path are
-//! lost with the active one. Each end therefore answers packets on a backup path by a ping on the
+//! lost with the active one. The gateway therefore answers packets on a backup path by a ping on the
 //! same path: there, what arrives is the answer.
 
 use std::collections::BTreeMap;

@@ -17,6 +17,9 @@ use whimbrel_common::wire::{FlowAnswer, FlowHeader, WireFlow};
 const GATEWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
 const ONE_WAY: Duration = Duration::from_millis(10);
 
+/// What either end may wait for more to acknowledge (RFC 9000 §18.2).
+const ACK_DELAY: Duration = Duration::from_millis(25);
+
 /// The link of a datagram, by the stand-in address the client's engine knows it by.
 fn link(number: u16) -> IpAddr {
     IpAddr::from([0x100, 0, 0, 0, 0, 0, 0, number])
@@ -52,6 +55,8 @@ struct Pair {
     dead: Vec<IpAddr>,
     /// Packets of the first link leave by the second.
     steered: bool,
+    /// The port of the first link, as the gateway sees it.
+    port: u16,
     client_events: Vec<Event>,
     gateway_events: Vec<(Connection, Event)>,
     sent_on: Vec<IpAddr>,
@@ -66,6 +71,7 @@ impl Pair {
             wire: VecDeque::new(),
             dead: Vec::new(),
             steered: false,
+            port: 5000,
             client_events: Vec::new(),
             gateway_events: Vec::new(),
             sent_on: Vec::new(),
@@ -88,10 +94,11 @@ impl Pair {
         (pair, at_client, at_gateway)
     }
 
-    fn address(link: IpAddr) -> SocketAddr {
+    fn address(&self, link: IpAddr) -> SocketAddr {
         let IpAddr::V6(v6) = link else { unreachable!("links are known by IPv6 stand-ins") };
         let [.., last] = v6.octets();
-        SocketAddr::new(IpAddr::from([10, 0, last, 2]), 5000)
+        let port = if last == 1 { self.port } else { 5000 };
+        SocketAddr::new(IpAddr::from([10, 0, last, 2]), port)
     }
 
     fn exchange(&mut self) {
@@ -105,7 +112,11 @@ impl Pair {
         }
         while let Some(transmit) = self.gateway.poll_transmit(self.now, &mut buffer) {
             let IpAddr::V4(to) = transmit.destination.ip() else { unreachable!("IPv4 only") };
-            self.put(false, link(to.octets()[2].into()), &buffer, transmit.segment);
+            let to = link(to.octets()[2].into());
+            // A translator drops what comes to a mapping it has forgotten.
+            if transmit.destination == self.address(to) {
+                self.put(false, to, &buffer, transmit.segment);
+            }
             buffer.clear();
         }
     }
@@ -127,7 +138,7 @@ impl Pair {
                 continue;
             }
             if datagram.to_gateway {
-                let from = Self::address(datagram.link);
+                let from = self.address(datagram.link);
                 self.gateway.handle_datagram(from, None, None, datagram.bytes, self.now);
             } else {
                 let from = GATEWAY;
@@ -338,6 +349,38 @@ fn data_follows_the_path_that_carries() {
     pair.run(Duration::from_millis(1));
     assert!(pair.sent_on.contains(&link(2)));
     assert!(!pair.sent_on.contains(&link(1)));
+}
+
+/// The engine would send over the only validated path, and never deem it lost there.
+#[test]
+fn rebinding_costs_a_round_trip_although_the_spare_path_is_dead() {
+    let (mut pair, at_client, at_gateway) = Pair::connected();
+    let stream = pair.client.open(at_client).unwrap();
+    pair.client.write(at_client, stream, Bytes::from_static(b"?")).unwrap();
+    let path = pair.open_second_path(at_client);
+    pair.gateway.back_up(at_gateway, path);
+    pair.gateway.carry(at_gateway, Path::FIRST);
+    pair.run(Duration::from_secs(1));
+    let stream_there = pair.gateway.accept(at_gateway).unwrap();
+    pair.dead = vec![link(2)];
+    for round in 1..=20 {
+        pair.port = 5000 + round;
+        pair.client.write(at_client, stream, Bytes::from_static(b"?")).unwrap();
+        let begin = pair.now;
+        for _ in 0..10 {
+            let bytes = Bytes::from_static(&[7; 100]);
+            pair.gateway.write(at_gateway, stream_there, bytes).unwrap();
+            pair.run(Duration::from_millis(1));
+        }
+        let mut heard = 0;
+        while heard < 1000 {
+            pair.run(Duration::from_millis(1));
+            heard += read_all(&mut pair.client, at_client, stream).len();
+            // To the gateway, there and back for the challenge, and to the client.
+            let took = pair.now - begin;
+            assert!(took <= 4 * ONE_WAY + ACK_DELAY, "round {round}: {heard} bytes after {took:?}");
+        }
+    }
 }
 
 #[test]

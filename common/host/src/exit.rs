@@ -8,6 +8,9 @@ use whimbrel_common::config::{ConfigError, EXIT_BAD_CONFIG};
 /// The command line is wrong.
 pub const USAGE: u8 = 2;
 
+/// What the codes mean, for the end of a help text (sysexits.h has the last).
+pub const CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration";
+
 /// Prints why `program` failed and chooses its exit code: 78 for a bad configuration, else 1.
 pub fn failure(program: &str, error: &anyhow::Error) -> ExitCode {
     // Nobody is left to tell if stderr is gone.

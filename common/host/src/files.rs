@@ -114,6 +114,14 @@ pub fn ensure_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
         .with_context(|| cannot("make the folder", path))
 }
 
+/// Whether something failed for want of permission, so that another user could do it. A full disk is
+/// full for root too.
+#[must_use]
+pub fn is_denied(error: &anyhow::Error) -> bool {
+    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(denied)
+}
+
 /// Held while state files are read, changed and written back; released when dropped.
 #[derive(Debug)]
 pub struct Lock {

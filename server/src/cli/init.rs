@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use whimbrel_common::config::{Egress, GatewayConfig, HostPort};
 use whimbrel_common::identity::SecretKey;
 use whimbrel_gateway_core::egress::Policy;
@@ -51,17 +51,17 @@ fn write_config(
         config.listen = listen;
     }
     if let Some(folder) = layout.config.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        files::ensure_folder(folder, 0o755).with_context(as_root)?;
+        files::ensure_folder(folder, 0o755).map_err(advise)?;
     }
-    files::create(&layout.config, &config.to_toml(), 0o644).with_context(as_root)?;
+    files::create(&layout.config, &config.to_toml(), 0o644).map_err(advise)?;
     line(format_args!("Wrote the configuration  {}", layout.config.display()));
     Ok(config)
 }
 
 fn write_key(layout: &Layout) -> anyhow::Result<SecretKey> {
-    files::ensure_folder(&layout.state, 0o750).with_context(as_root)?;
+    files::ensure_folder(&layout.state, 0o750).map_err(advise)?;
     let key = SecretKey::from_seed(random::bytes()?);
-    files::create_key(&layout.key, &key).with_context(as_root)?;
+    files::create_key(&layout.key, &key).map_err(advise)?;
     line(format_args!("Made the key             {}", layout.key.display()));
     Ok(key)
 }
@@ -79,8 +79,14 @@ fn own_public_address(port: u16) -> anyhow::Result<HostPort> {
     }
 }
 
-fn as_root() -> &'static str {
-    "init failed; run it as root, or use --config to keep everything in a folder of your own"
+fn advise(error: anyhow::Error) -> anyhow::Error {
+    if files::is_denied(&error) {
+        error.context(
+            "init failed; run it as root, or use --config to keep everything in a folder of your own",
+        )
+    } else {
+        error.context("init failed")
+    }
 }
 
 fn say_what_next(layout: &Layout, config: &GatewayConfig, key: &SecretKey) {

@@ -121,6 +121,18 @@ fn outliving(status: &Status) -> String {
     text
 }
 
+/// A client probes a path that is quiet every 20 s: by then two probes were lost.
+const SILENT: u64 = 60;
+
+/// The state of a client, and whether it is still there.
+fn standing(client: &ClientRow) -> String {
+    let silence = client.activity.as_ref().and_then(|activity| activity.silent_s);
+    match silence.filter(|silence| *silence >= SILENT) {
+        Some(silence) => format!("{}, silent for {}", client.state, seconds(silence)),
+        None => client.state.clone(),
+    }
+}
+
 pub(super) fn client_table(clients: &[ClientRow]) -> String {
     let rows: Vec<[String; 6]> = clients
         .iter()
@@ -134,7 +146,7 @@ pub(super) fn client_table(clients: &[ClientRow]) -> String {
             };
             [
                 client.name.to_string(),
-                client.state.clone(),
+                standing(client),
                 live(activity.flows.to_string()),
                 live(bytes(activity.rx_bytes)),
                 live(bytes(activity.tx_bytes)),

@@ -54,6 +54,7 @@ Commands:
   clients  List clients and open invites
   revoke   Cut a client off, its live sessions included
   status   Show what the gateway does
+  check    Validate a configuration
   help     Print this message or the help of the given subcommand(s)
 
 Options:
@@ -62,6 +63,8 @@ Options:
 
   -V, --version
           Print version
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration
 "
     );
 }
@@ -75,6 +78,7 @@ fn set_up_takes_two_commands_and_is_safe_to_repeat() {
     assert_eq!(config.public.to_string(), "gw.example.org:4433");
     assert_eq!(config.listen, ["[::]:4433".parse().unwrap()]);
     let key = files::read_key(&place.layout().key).unwrap().public();
+    assert_eq!(place.run(&["check"]), ExitCode::SUCCESS);
 
     assert_eq!(place.run(&["init"]), ExitCode::SUCCESS);
     assert_eq!(place.run(&init), ExitCode::FAILURE);
@@ -202,6 +206,13 @@ fn the_client_table_shows_clients_and_invites() {
             }),
         },
         crate::control::ClientRow {
+            name: "tablet".parse().unwrap(),
+            key: Some(key),
+            state: "connected".to_owned(),
+            invite_expires: None,
+            activity: Some(crate::control::Activity { silent_s: Some(200), ..Default::default() }),
+        },
+        crate::control::ClientRow {
             name: "phone".parse().unwrap(),
             key: None,
             state: "invited".to_owned(),
@@ -212,8 +223,9 @@ fn the_client_table_shows_clients_and_invites() {
     assert_eq!(
         show::client_table(&rows),
         "\
-NAME    STATE      FLOWS  FROM IT  TO IT   KEY
-laptop  connected  3      0 B      1.0 kB  AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
-phone   invited    -      -        -       invite until 1970-01-01 00:00:00 UTC"
+NAME    STATE                         FLOWS  FROM IT  TO IT   KEY
+laptop  connected                     3      0 B      1.0 kB  AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+tablet  connected, silent for 3m 20s  0      0 B      0 B     AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+phone   invited                       -      -        -       invite until 1970-01-01 00:00:00 UTC"
     );
 }

@@ -1,12 +1,13 @@
 //! A person's own command in the demo's laptop, while the networks keep changing.
 
+use super::Interrupted;
 use super::screen::{Screen, Tone};
 use super::stage::{self, LAPTOP};
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal};
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, ExitStatus};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use whimbrel_tests::lab::{BOTH, ORIGIN_V4, REFERENCE_V4, World};
 
@@ -44,7 +45,7 @@ const CHANGES: [Change; 7] = [
 pub(super) fn run(
     screen: &mut Screen,
     command: &[OsString],
-    interrupted: &AtomicBool,
+    interrupted: &Interrupted,
 ) -> Result<ExitCode> {
     let stage = stage::build()?;
     let begin = Instant::now();
@@ -60,8 +61,12 @@ pub(super) fn run(
         if let Some(status) = child.try_wait().context("waiting for the command")? {
             return Ok(code_of(status));
         }
-        if interrupted.load(Ordering::Relaxed) {
-            // The terminal has told the command as well: it may end in its own way.
+        if interrupted.by() != 0 {
+            // A terminal has told the command as well: it may end in its own way.
+            if interrupted.is_order() {
+                let pid = Pid::from_child(&child);
+                rustix::process::kill_process(pid, Signal::TERM).context("ending the command")?;
+            }
             let status = child.wait().context("waiting for the command")?;
             return Ok(code_of(status));
         }

@@ -1,5 +1,6 @@
 //! The demo itself: what happens when, and to whom.
 
+use super::Interrupted;
 use super::act::{ACTS, Act};
 use super::runner::{Kind, Runner};
 use super::screen::{Screen, Tone, span};
@@ -8,7 +9,6 @@ use super::summary::{self, Row};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use whimbrel_tests::lab::{Process, World};
 use whimbrel_tests::role;
@@ -39,7 +39,7 @@ struct Pair {
 struct Play<'a> {
     stage: Stage,
     screen: &'a mut Screen,
-    interrupted: &'a AtomicBool,
+    interrupted: &'a Interrupted,
     begin: Moment,
     events: Process,
     carrier: String,
@@ -57,7 +57,7 @@ struct Rate {
 }
 
 /// Performs all acts and prints the table; success if every carried connection survived whole.
-pub(super) fn perform(screen: &mut Screen, interrupted: &AtomicBool) -> Result<ExitCode> {
+pub(super) fn perform(screen: &mut Screen, interrupted: &Interrupted) -> Result<ExitCode> {
     let heading = "Whimbrel: TCP connections that outlive their network";
     let heading = screen.paint(Tone::Strong, heading);
     screen.line(&heading);
@@ -112,7 +112,7 @@ impl<'a> Play<'a> {
     fn open(
         stage: Stage,
         screen: &'a mut Screen,
-        interrupted: &'a AtomicBool,
+        interrupted: &'a Interrupted,
         begin: Moment,
     ) -> Result<Self> {
         let world = &stage.world;
@@ -258,7 +258,7 @@ impl<'a> Play<'a> {
         let deadline = Instant::now() + patience;
         loop {
             self.look();
-            if self.interrupted.load(Ordering::Relaxed) {
+            if self.interrupted.by() != 0 {
                 bail!("interrupted");
             }
             if until(self) {

@@ -408,7 +408,11 @@ pub(crate) fn twelve_clients_that_move_outlive_an_upgrade() -> Result<()> {
             }
         }
         let wifi = stage.world.link("wifi0");
-        if round % 2 == 0 { wifi.down()? } else { wifi.up()? }
+        if round % 2 == 0 {
+            wifi.down()?
+        } else {
+            wifi.up()?
+        }
         stage.gateway.upgrade()?;
         drop(asking);
         for (number, traveller) in travellers.iter_mut().enumerate() {

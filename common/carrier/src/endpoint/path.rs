@@ -124,6 +124,7 @@ impl Endpoint {
                 let _ = slot.connection.set_path_status(other, PathStatus::Backup);
             }
         }
+        slot.carry_on(path);
     }
 
     /// Keeps `path` as a backup.
@@ -233,7 +234,7 @@ impl Endpoint {
 }
 
 impl Slot {
-    fn progress(&self, path: Path) -> Option<Progress> {
+    pub(super) fn progress(&self, path: Path) -> Option<Progress> {
         self.connection.congestion_state(path.id()).and_then(Observed::progress_of)
     }
 }
