@@ -39,9 +39,11 @@ impl Slot {
 
     /// Looks whether the path that carries has got another address, or trusts the one it has.
     pub(super) fn watch_address(&mut self, now: Instant) {
-        let address = self.address_of(self.carries.path);
-        let before = std::mem::replace(&mut self.carries.address, address);
-        if before.is_some() && before != address {
+        let Some(address) = self.address_of(self.carries.path) else {
+            self.release_spares();
+            return;
+        };
+        if self.carries.address.replace(address).is_some_and(|before| before != address) {
             self.carries.changed = Some(now);
             self.hold_spares(true);
         } else if let Some(changed) = self.carries.changed {
