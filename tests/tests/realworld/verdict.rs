@@ -1,0 +1,121 @@
+//! What must hold at every step, and when everything has come to rest.
+
+use std::time::Duration;
+
+use whimbrel::report::CaptureState;
+use whimbrel_common::identity::SecretKey;
+use whimbrel_common::session::MAX_WINDOW;
+
+use crate::laptop::{CLIENT_KEY, Told};
+use crate::network::{LINKS, Weather};
+use crate::office::FLOWS;
+use crate::stage::Stage;
+
+/// What flows keep is looked at once in so many steps: it takes longer than a step.
+const KEEP_EVERY: u64 = 16;
+
+impl Stage {
+    /// At every step: I1 and I2.
+    pub(crate) fn check(&self) {
+        self.stories.iter().for_each(crate::story::Story::check);
+        if self.steps.is_multiple_of(KEEP_EVERY) {
+            self.check_kept();
+        }
+    }
+
+    fn check_kept(&self) {
+        let flows = self.laptop.client.flows(self.laptop_clock.read(self.now));
+        for flow in &flows {
+            assert!(flow.held_bytes <= MAX_WINDOW, "I2: {flow:?}");
+        }
+        let held = self.office.report(self.office_clock.read(self.now)).held.bytes;
+        // A flow of a session that its client has given up waits for its end.
+        let most = MAX_WINDOW * self.stories.len() as u64 * (self.lost + 1);
+        assert!(held <= most, "I2: {held} bytes are kept");
+    }
+
+    /// What either end may have lost since the last look, and whether it had a right to.
+    pub(crate) fn watch_sessions(&mut self) {
+        let session = self.laptop.client.tunnel.session();
+        let ended = std::mem::take(&mut self.office.ended);
+        let known = [self.session, session];
+        let gone = ended.iter().any(|session| known.contains(&Some(*session)));
+        if gone || self.session.is_some() && session != self.session {
+            let report = self.office.report(self.office_clock.read(self.now));
+            let held_long = self.now - self.since >= self.hold;
+            let unused = report.dials == self.dials;
+            let may = held_long || report.evicted > 0 || unused;
+            assert!(may, "the session was lost: {:#?}", self.laptop.client.tunnel);
+            self.lost += 1;
+            self.stories.iter_mut().for_each(|story| story.excuse("the session was lost"));
+        }
+        if session != self.session {
+            self.dials = self.office.report(self.office_clock.read(self.now)).dials;
+        }
+        self.session = session;
+    }
+
+    /// New connections are refused while the gateway is out of reach.
+    pub(crate) fn watch_capture(&mut self) {
+        if self.laptop.client.capture_state() != CaptureState::On {
+            self.stories.iter_mut().for_each(|story| story.excuse_opening("out of reach"));
+        }
+    }
+
+    /// The network is good again, and everybody goes on: nothing may be left (I5).
+    pub(crate) fn settle(&mut self) {
+        self.network.heal();
+        self.gather();
+        for link in 0..LINKS {
+            let fair = Weather::fair(&mut self.chance);
+            self.network.turn(link, fair);
+            self.laptop.choked[link] = false;
+            if !self.network.is_up(link) {
+                self.link_up(link);
+            }
+        }
+        self.laptop.tell(Told::Prefer(None));
+        self.lively = true;
+        // Long enough to find out that a connection is dead.
+        self.run(Duration::from_secs(10), |_| false);
+        self.run(Duration::from_mins(20), Self::is_quiet);
+        self.run(Duration::from_secs(2), |_| false);
+        if self.lost > 0 {
+            // A session its client has given up waits for its time to be over.
+            self.run(self.hold.min(Duration::from_hours(2)), |_| false);
+            self.run(Duration::from_secs(30), |_| false);
+        }
+        self.stories.iter().for_each(crate::story::Story::check_end);
+        assert!(self.laptop.client.is_bare(), "I5: {:#?} is left", self.laptop.client);
+        assert!(self.office.gateway.is_bare(), "I5: {:#?} is left", self.office.gateway);
+        let flows = self.office.usage.lock().flows(&SecretKey::from_seed(CLIENT_KEY).public());
+        assert_eq!(flows, 0, "I5: flows are counted");
+        self.check_rest();
+        self.check_credit();
+    }
+
+    fn is_quiet(&self) -> bool {
+        let report = self.office.report(self.office_clock.read(self.now));
+        let open = report.activities.values().any(|activity| activity.flows > 0);
+        self.laptop.client.is_bare() && !open
+    }
+
+    /// Ends that have nothing to do do nothing.
+    fn check_rest(&mut self) {
+        let before = self.steps;
+        self.run(Duration::from_mins(1), |_| false);
+        // Two paths kept alive every 20 s, with what the engine does beside, and news every second.
+        let steps = self.steps - before;
+        assert!(steps < 1000, "I5: {steps} steps in a quiet minute");
+    }
+
+    /// Streams that are over count against the client no more.
+    fn check_credit(&mut self) {
+        let tunnel = &mut self.laptop.client.tunnel;
+        let connection = tunnel.connection().expect("the network is good");
+        let opened = std::iter::from_fn(|| tunnel.endpoint.open(connection)).count() as u64;
+        // More credit is announced once an eighth of it is used.
+        let least = u64::from(FLOWS - FLOWS / 8);
+        assert!(opened >= least, "I5: {opened} streams of {FLOWS} may be opened: some are left");
+    }
+}
