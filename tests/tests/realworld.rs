@@ -20,7 +20,8 @@
 //! Restarts of the gateway and other keys are the business of the carrier's world
 //! (`common/carrier/tests/world.rs`), which has these invariants too, under the same numbers.
 //!
-//! `WHIMBREL_SEEDS=7..8` repeats seed 7, `WHIMBREL_SEEDS=10000` runs so many.
+//! `WHIMBREL_SEEDS=7..8` repeats seed 7, `WHIMBREL_SEEDS=10000` runs so many; with `RUST_LOG=debug`
+//! a run tells what happens in it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
@@ -102,13 +103,17 @@ fn run_all(seeds: &[u64]) -> Vec<Outcome> {
 
 #[test]
 fn whatever_happens_every_byte_arrives_once_and_everything_ends() {
+    if std::env::var_os("RUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
+    }
     let fresh = seeds().filter(|seed| !FOUND.contains(seed));
     let seeds: Vec<u64> = FOUND.into_iter().chain(fresh).collect();
     let outcomes = run_all(&seeds);
     let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
     println!(
         "{} runs: {} connections, {} of them whole, {} excused; {} bytes, {} sessions lost, \
-         {} addresses, {} steps",
+         {} addresses, {} restarts, {} flows restored, {} steps",
         outcomes.len(),
         sum(|it| it.stories),
         sum(|it| it.whole),
@@ -116,6 +121,8 @@ fn whatever_happens_every_byte_arrives_once_and_everything_ends() {
         sum(|it| it.bytes),
         sum(|it| it.lost),
         sum(|it| it.readdressed),
+        sum(|it| it.restarts),
+        sum(|it| it.restored),
         sum(|it| it.steps),
     );
 }

@@ -63,8 +63,8 @@ impl PacketSink for Wire {
     }
 }
 
-struct Arrival(Vec<u8>);
-struct Departure<'a>(&'a mut VecDeque<Vec<u8>>);
+pub(crate) struct Arrival(Vec<u8>);
+pub(crate) struct Departure<'a>(&'a mut VecDeque<Vec<u8>>);
 
 impl phy::RxToken for Arrival {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {

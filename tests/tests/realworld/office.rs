@@ -1,7 +1,11 @@
-//! The gateway's process: one slot, driven as its thread drives it, and a head that answers it.
+//! The gateway's process: one slot, driven as its thread drives it, and a head that answers it. Its
+//! place in the service manager's store outlives it.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -11,6 +15,7 @@ use whimbrel_common::identity::{ClientName, SecretKey};
 use whimbrel_common::wire::SessionId;
 use whimbrel_gateway::control::Report;
 use whimbrel_gateway::gateway::Gateway;
+use whimbrel_gateway::keep::{Keep, Store};
 use whimbrel_gateway::talk::{Attach, News, SharedUsage};
 use whimbrel_gateway_core::clients::Options;
 use whimbrel_gateway_core::directory::{Directory, SlotNumber, Step};
@@ -34,11 +39,49 @@ const WAITING: usize = 4000;
 
 const SLOT: SlotNumber = SlotNumber(0);
 
+/// A service manager's store of descriptors.
+#[derive(Debug, Default)]
+struct Cupboard(Mutex<Vec<(String, OwnedFd)>>);
+
+impl Cupboard {
+    /// What the next process is passed.
+    fn pass(&self) -> Vec<(String, OwnedFd)> {
+        let kept = self.0.lock().expect("nobody panics with it");
+        let duplicate = |(name, kept): &(String, OwnedFd)| {
+            (name.clone(), kept.try_clone().expect("there are descriptors"))
+        };
+        kept.iter().map(duplicate).collect()
+    }
+}
+
+impl Store for Cupboard {
+    fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let mut kept = self.0.lock().expect("nobody panics with it");
+        kept.push((name.to_owned(), descriptor.try_clone_to_owned()?));
+        Ok(())
+    }
+
+    fn forget(&self, name: &str) -> io::Result<()> {
+        self.0.lock().expect("nobody panics with it").retain(|(kept, _)| kept != name);
+        Ok(())
+    }
+}
+
+/// Who the client is.
+fn introduce() -> (ClientName, Options) {
+    ("laptop".parse().expect("a name"), Options::default())
+}
+
 /// See the [module](self).
 pub(crate) struct Office {
     pub(crate) gateway: Gateway,
     pub(crate) usage: SharedUsage,
+    config: GatewayConfig,
+    cupboard: Arc<Cupboard>,
     chance: Chance,
+    /// What processes before have counted.
+    past: Counts,
+    pub(crate) restarts: u64,
     directory: Directory<Attach>,
     /// What the head has to say, and when the slot hears it.
     words: VecDeque<(Instant, Attach)>,
@@ -48,6 +91,29 @@ pub(crate) struct Office {
     /// Sessions that ended since somebody looked.
     pub(crate) ended: Vec<SessionId>,
     buffer: Vec<u8>,
+}
+
+/// What the gateway has done since the beginning.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Dials that came to something.
+    pub(crate) dialled: u64,
+    pub(crate) evicted: u64,
+    pub(crate) restored: u64,
+    pub(crate) readdressed: u64,
+}
+
+/// A process without anything.
+fn start(
+    chance: &mut Chance,
+    config: &GatewayConfig,
+    now: Instant,
+) -> (Gateway, SharedUsage) {
+    let tuning = Tuning { seed: Some(seed(chance)), ..Tuning::default() };
+    let usage = SharedUsage::new(Usage::new(&config.limits));
+    let key = SecretKey::from_seed(GATEWAY_KEY);
+    let gateway = Gateway::new((SLOT, 1), config, key, [], usage.clone(), tuning, now);
+    (gateway.expect("the key is a key"), usage)
 }
 
 /// What the gateway is configured like.
@@ -62,23 +128,53 @@ pub(crate) fn config(hold: Duration, memory: u64) -> GatewayConfig {
 }
 
 impl Office {
-    pub(crate) fn new(chance: &mut Chance, config: &GatewayConfig, now: Instant) -> Self {
-        let tuning = Tuning { seed: Some(seed(chance)), ..Tuning::default() };
-        let usage = SharedUsage::new(Usage::new(&config.limits));
-        let key = SecretKey::from_seed(GATEWAY_KEY);
-        let gateway = Gateway::new((SLOT, 1), config, key, [], usage.clone(), tuning, now)
-            .expect("the key is a key");
-        Self {
+    pub(crate) fn new(mut chance: Chance, config: GatewayConfig, now: Instant) -> Self {
+        let (gateway, usage) = start(&mut chance, &config, now);
+        let mut office = Self {
             gateway,
             usage,
-            chance: Chance::new(chance.next()),
+            config,
+            cupboard: Arc::default(),
+            chance,
+            past: Counts::default(),
+            restarts: 0,
             directory: Directory::default(),
             words: VecDeque::new(),
             inbox: VecDeque::new(),
             deaf_until: None,
             ended: Vec::new(),
             buffer: Vec::new(),
+        };
+        office.restore(now);
+        office
+    }
+
+    /// The process ends, in good order or killed, and another goes on with what the store has. What
+    /// it had to say at last, and where to.
+    pub(crate) fn restart(&mut self, killed: bool, now: Instant) -> Vec<(SocketAddr, BytesMut)> {
+        let mut sent = Vec::new();
+        if !killed {
+            self.gateway.close(now);
+            sent = self.turn(now);
         }
+        self.past = self.counts(now);
+        self.restarts += 1;
+        self.directory = Directory::default();
+        self.words.clear();
+        (self.gateway, self.usage) = start(&mut self.chance, &self.config, now);
+        self.restore(now);
+        sent
+    }
+
+    fn restore(&mut self, now: Instant) {
+        let store: Arc<dyn Store> = Arc::<Cupboard>::clone(&self.cupboard);
+        let mut kept = Keep::open(self.cupboard.pass(), 1, &store).expect("shared memory");
+        let (keep, sessions) = kept.remove(0);
+        for session in &sessions {
+            self.directory.opened(session.id, session.key, SLOT);
+        }
+        let sessions = sessions.into_iter().map(|session| (session, Some(introduce())));
+        self.gateway.restore(keep, sessions.collect(), now);
     }
 
     /// A datagram has arrived.
@@ -101,8 +197,7 @@ impl Office {
                 busy |= self.gateway.handle_sockets().expect("the kernel has news or none");
             }
             while let Some((_, attach)) = self.words.pop_front_if(|(due, _)| *due <= now) {
-                let name: ClientName = "laptop".parse().expect("a name");
-                self.gateway.attached(&attach, Some((name, Options::default())), None, now);
+                self.gateway.attached(&attach, Some(introduce()), None, now);
                 busy = true;
             }
             busy |= self.gateway.advance(now);
@@ -156,6 +251,17 @@ impl Office {
 
     pub(crate) fn report(&self, now: Instant) -> Report {
         self.gateway.report(now)
+    }
+
+    /// What was counted, by all processes.
+    pub(crate) fn counts(&self, now: Instant) -> Counts {
+        let Report { dials, evicted, restored, slot, .. } = self.report(now);
+        Counts {
+            dialled: self.past.dialled + dials.connected + dials.failed,
+            evicted: self.past.evicted + evicted,
+            restored: self.past.restored + restored,
+            readdressed: self.past.readdressed + slot.readdressed,
+        }
     }
 
     /// When something happens next.

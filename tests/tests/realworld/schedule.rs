@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracing::debug;
+
 use crate::chance::Chance;
 use crate::laptop::Told;
 use crate::network::{LINKS, Way, Weather};
@@ -30,10 +32,11 @@ enum Act {
     Sleep,
     StopLaptop,
     StopOffice,
+    Restart,
 }
 
 /// How often each is drawn.
-const WEIGHTS: [(u64, Act); 17] = [
+const WEIGHTS: [(u64, Act); 18] = [
     (60, Act::Open),
     (300, Act::Say),
     (250, Act::Hear),
@@ -51,6 +54,7 @@ const WEIGHTS: [(u64, Act); 17] = [
     (10, Act::Sleep),
     (10, Act::StopLaptop),
     (10, Act::StopOffice),
+    (20, Act::Restart),
 ];
 
 fn draw(chance: &mut Chance) -> Act {
@@ -104,6 +108,8 @@ pub(crate) struct Outcome {
     pub(crate) excused: u64,
     pub(crate) lost: u64,
     pub(crate) readdressed: u64,
+    pub(crate) restarts: u64,
+    pub(crate) restored: u64,
     pub(crate) steps: u64,
 }
 
@@ -133,6 +139,7 @@ impl Stage {
     }
 
     fn perform(&mut self, act: Act) {
+        debug!(?act, "Happens");
         match act {
             Act::Open if self.stories.len() < MOST_STORIES => self.open(),
             Act::Open | Act::Say => {
@@ -196,6 +203,7 @@ impl Stage {
                 let span = pause(&mut self.chance);
                 self.leave_office(span);
             }
+            Act::Restart => self.restart(),
         }
     }
 
@@ -257,7 +265,9 @@ impl Stage {
             whole: count(crate::story::Story::is_whole),
             excused: count(crate::story::Story::is_excused),
             lost: self.lost,
-            readdressed: self.office.report(self.office_clock.read(self.now)).slot.readdressed,
+            readdressed: self.counts().readdressed,
+            restarts: self.office.restarts,
+            restored: self.counts().restored,
             steps: self.steps,
         }
     }

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use tracing::trace;
 use whimbrel_common::config::Offline;
 use whimbrel_common::path::DownReason;
 use whimbrel_common::wire::SessionId;
-use whimbrel_gateway::control::Dials;
 
 use crate::chance::Chance;
 use crate::laptop::{Laptop, Told};
@@ -63,7 +63,7 @@ pub(crate) struct Stage {
     /// The session, as the client knows it.
     pub(crate) session: Option<SessionId>,
     /// What had been dialled when it began.
-    pub(crate) dials: Dials,
+    pub(crate) dialled: u64,
     /// Sessions that were lost.
     pub(crate) lost: u64,
     /// Programs do all they can at once.
@@ -79,7 +79,7 @@ impl Stage {
         let network = Network::new(Chance::new(chance.next()));
         let offline = if chance.per_mille(500) { Offline::Direct } else { Offline::Block };
         let laptop = Laptop::new(&mut chance, offline, hold, now);
-        let office = Office::new(&mut chance, &config(hold, memory), now);
+        let office = Office::new(Chance::new(chance.next()), config(hold, memory), now);
         let mut stage = Self {
             chance,
             now,
@@ -92,7 +92,7 @@ impl Stage {
             hold,
             since: now,
             session: None,
-            dials: Dials::default(),
+            dialled: 0,
             lost: 0,
             lively: false,
             steps: 0,
@@ -179,6 +179,7 @@ impl Stage {
         for clock in [&mut self.laptop_clock, &mut self.office_clock] {
             clock.absent.take_if(|(_, until)| *until <= self.now);
         }
+        trace!(at = ?(self.now - self.since), "Step");
         self.deliver();
         let mut busy = true;
         while busy {
@@ -235,6 +236,16 @@ impl Stage {
             }
         }
         any
+    }
+
+    /// The gateway's process ends, and another begins.
+    pub(crate) fn restart(&mut self) {
+        let killed = self.chance.per_mille(700);
+        // A process that stands still can only be killed.
+        let killed = killed || self.office_clock.absent.take().is_some();
+        for (to, bytes) in self.office.restart(killed, self.office_clock.read(self.now)) {
+            self.network.send_down(to, bytes, self.now);
+        }
     }
 
     /// One of the programs does something.

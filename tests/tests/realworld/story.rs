@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::SocketHandle;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use crate::chance::Chance;
 use crate::kernel::Kernel;
@@ -352,6 +352,12 @@ impl Story {
 
     pub(crate) fn is_whole(&self) -> bool {
         self.application.is_over() && self.destination.is_over()
+    }
+
+    /// Whether neither program waits for anything.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let rests = |program: &Program| program.is_dead() || program.is_over();
+        rests(&self.application) && (self.stream.is_none() || rests(&self.destination))
     }
 
     /// Bytes that were read at either end.

@@ -8,7 +8,7 @@ use whimbrel_common::session::MAX_WINDOW;
 
 use crate::laptop::{CLIENT_KEY, Told};
 use crate::network::{LINKS, Weather};
-use crate::office::FLOWS;
+use crate::office::{Counts, FLOWS};
 use crate::stage::Stage;
 
 /// What flows keep is looked at once in so many steps: it takes longer than a step.
@@ -41,18 +41,22 @@ impl Stage {
         let known = [self.session, session];
         let gone = ended.iter().any(|session| known.contains(&Some(*session)));
         if gone || self.session.is_some() && session != self.session {
-            let report = self.office.report(self.office_clock.read(self.now));
+            let counts = self.counts();
             let held_long = self.now - self.since >= self.hold;
-            let unused = report.dials == self.dials;
-            let may = held_long || report.evicted > 0 || unused;
+            let unused = counts.dialled == self.dialled;
+            let may = held_long || counts.evicted > 0 || unused;
             assert!(may, "the session was lost: {:#?}", self.laptop.client.tunnel);
             self.lost += 1;
             self.stories.iter_mut().for_each(|story| story.excuse("the session was lost"));
         }
         if session != self.session {
-            self.dials = self.office.report(self.office_clock.read(self.now)).dials;
+            self.dialled = self.counts().dialled;
         }
         self.session = session;
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.office.counts(self.office_clock.read(self.now))
     }
 
     /// New connections are refused while the gateway is out of reach.
@@ -78,7 +82,8 @@ impl Stage {
         self.lively = true;
         // Long enough to find out that a connection is dead.
         self.run(Duration::from_secs(10), |_| false);
-        self.run(Duration::from_mins(20), Self::is_quiet);
+        self.run(Duration::from_mins(20), |stage| stage.lost > 0 || stage.is_quiet());
+        self.run(Duration::from_mins(2), Self::is_quiet);
         self.run(Duration::from_secs(2), |_| false);
         if self.lost > 0 {
             // A session its client has given up waits for its time to be over.
@@ -97,7 +102,8 @@ impl Stage {
     fn is_quiet(&self) -> bool {
         let report = self.office.report(self.office_clock.read(self.now));
         let open = report.activities.values().any(|activity| activity.flows > 0);
-        self.laptop.client.is_bare() && !open
+        let rest = self.stories.iter().all(crate::story::Story::is_at_rest);
+        rest && self.laptop.client.is_bare() && !open
     }
 
     /// Ends that have nothing to do do nothing.
