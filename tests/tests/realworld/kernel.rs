@@ -1,8 +1,8 @@
 //! The kernel of the laptop's applications: another smoltcp, whose packets are the client's.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::{NonZeroU16, NonZeroUsize};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -15,16 +15,16 @@ use whimbrel_client_core::engine::{DeviceId, PacketSink};
 use crate::story::{Heard, Line};
 
 /// The address applications connect from.
-const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 0, 2));
+const HOST: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2));
 
 /// smoltcp takes zero for "at once".
 const FIRST_TICK: Tick = Tick::from_millis_const(1000);
 
-/// Where in a packet its protocol stands, that of ICMP, and what an ICMP error of ours has before
-/// the TCP header it answers: two IPv4 headers without options and its own (RFC 791, RFC 792).
-const PROTOCOL: usize = 9;
-const ICMP: u8 = 1;
-const QUOTED: usize = 20 + 8 + 20;
+/// Where in a packet its protocol stands, that of ICMP, and what an ICMP error has before the TCP
+/// header it answers: two IPv6 headers and its own (RFC 8200, RFC 4443).
+const PROTOCOL: usize = 6;
+const ICMP: u8 = 58;
+const QUOTED: usize = 40 + 8 + 40;
 
 /// See the [module](self).
 pub(crate) struct Kernel {
@@ -41,8 +41,8 @@ pub(crate) struct Wire {
     departed: VecDeque<Vec<u8>>,
     /// Local ports whose connection was refused by ICMP, which smoltcp does not look at.
     unreachable: Vec<u16>,
-    /// The kernel sends super-segments, as Linux does through a TUN with offload.
-    large: bool,
+    /// The largest packet the kernel sends.
+    mtu: usize,
 }
 
 impl PacketSink for Wire {
@@ -97,18 +97,15 @@ impl Device for Wire {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = 1500;
+        capabilities.max_transmission_unit = self.mtu;
         capabilities.checksum = ChecksumCapabilities::ignored();
-        if self.large {
-            capabilities.segmentation.tcpv4 = NonZeroUsize::new(65535);
-        }
         capabilities
     }
 }
 
 impl Kernel {
-    pub(crate) fn new(seed: u64, large: bool, now: Instant) -> Self {
-        let mut wire = Wire { large, ..Wire::default() };
+    pub(crate) fn new(seed: u64, mtu: usize, now: Instant) -> Self {
+        let mut wire = Wire { mtu, ..Wire::default() };
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut wire, FIRST_TICK);

@@ -64,10 +64,10 @@ impl Laptop {
             .expect("the key is a key");
         tunnel.set_gateway(vec![GATEWAY], now);
         let client = Client::new(tunnel, offline, hold, chance.next(), now);
-        let large = chance.per_mille(500);
+        let mtu = if chance.per_mille(500) { 1500 } else { 9000 };
         Self {
             client,
-            kernel: Kernel::new(chance.next(), large, now),
+            kernel: Kernel::new(chance.next(), mtu, now),
             inbox: VecDeque::new(),
             told: VecDeque::new(),
             choked: [false; LINKS],

@@ -247,13 +247,13 @@ impl Story {
             _ => Kind::Ready,
         };
         let listener = (kind == Kind::Ready).then(|| listen(&mut chance));
-        let address = match (&listener, kind) {
+        let address = mapped(match (&listener, kind) {
             (Some(listener), _) => listener.local_addr().expect("it is bound"),
             (None, Kind::Mute) => mute(),
             (None, Kind::Denied) => ([10, 66, 0, 1], 80).into(),
             // Nobody listens at port 1 of so strange an address.
             (None, Kind::Ready | Kind::Refusing) => ([127, 66, 0, 1], 1).into(),
-        };
+        });
         let (port, room) = (20_000 + number, 1 << chance.within(11, 17));
         let handle = kernel.connect(port, address, room);
         Self {
@@ -423,6 +423,14 @@ fn mute() -> SocketAddr {
         (socket, waiting)
     });
     address_of(listener)
+}
+
+/// The same address as one of IPv6 (RFC 4291 §2.5.5.2): loopback in a packet is nobody's.
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
+        SocketAddr::V6(_) => address,
+    }
 }
 
 fn address_of(socket: &Socket) -> SocketAddr {
