@@ -115,19 +115,20 @@ impl Kernel {
     }
 
     /// An application connects. Its socket keeps `room` bytes in each direction.
-    pub(crate) fn connect(&mut self, port: u16, far: SocketAddr, room: usize) -> SocketHandle {
+    pub(crate) fn connect(&mut self, port: u16, far: SocketAddr, room: usize) -> Descriptor {
         let ring = || SocketBuffer::new(vec![0; room]);
         let mut socket = Socket::new(ring(), ring());
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
         let near = IpListenEndpoint { addr: Some(HOST.into()), port };
         socket.connect(self.interface.context(), IpEndpoint::from(far), near).expect("connects");
-        self.sockets.add(socket)
+        let handle = self.sockets.add(socket);
+        Descriptor { handle, port, left: VecDeque::new(), ended: false }
     }
 
-    /// The socket of an application.
-    pub(crate) fn socket(&mut self, handle: SocketHandle) -> &mut Socket<'static> {
-        self.sockets.get_mut(handle)
+    /// The connection of an application.
+    pub(crate) fn near<'a>(&'a mut self, descriptor: &'a mut Descriptor) -> Near<'a> {
+        Near { socket: self.sockets.get_mut(descriptor.handle), descriptor }
     }
 
     /// Takes what the client has sent.
@@ -165,35 +166,76 @@ impl Kernel {
     }
 }
 
-impl Line for Socket<'_> {
+/// What an application has of its connection.
+#[derive(Debug)]
+pub(crate) struct Descriptor {
+    handle: SocketHandle,
+    pub(crate) port: u16,
+    /// What is left to read, once nothing more comes: smoltcp forgets it when TIME-WAIT is over.
+    left: VecDeque<u8>,
+    /// The end comes after that.
+    ended: bool,
+}
+
+/// A connection, as its application sees it.
+pub(crate) struct Near<'a> {
+    socket: &'a mut Socket<'static>,
+    descriptor: &'a mut Descriptor,
+}
+
+impl Near<'_> {
+    /// Saves what smoltcp would forget.
+    pub(crate) fn save(&mut self) {
+        let over = matches!(self.socket.state(), State::TimeWait | State::Closing | State::LastAck);
+        while over && !self.descriptor.ended {
+            let left = &mut self.descriptor.left;
+            let read = self.socket.recv(|bytes| {
+                left.extend(&*bytes);
+                (bytes.len(), ())
+            });
+            self.descriptor.ended = read == Err(RecvError::Finished);
+        }
+    }
+}
+
+impl Line for Near<'_> {
     fn is_asking(&self) -> bool {
-        matches!(self.state(), State::SynSent)
+        self.socket.state() == State::SynSent
     }
 
     fn write(&mut self, bytes: &[u8]) -> usize {
-        if self.is_asking() { 0 } else { self.send_slice(bytes).unwrap_or(0) }
+        if self.is_asking() { 0 } else { self.socket.send_slice(bytes).unwrap_or(0) }
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Heard {
-        match self.recv_slice(buffer) {
+        let Descriptor { left, ended, .. } = &mut *self.descriptor;
+        if !left.is_empty() {
+            let count = left.len().min(buffer.len());
+            left.drain(..count).zip(buffer).for_each(|(byte, place)| *place = byte);
+            return Heard::Bytes(count);
+        }
+        if *ended {
+            return Heard::End;
+        }
+        match self.socket.recv_slice(buffer) {
             Ok(0) => Heard::Nothing,
             Ok(count) => Heard::Bytes(count),
             Err(RecvError::Finished) => Heard::End,
-            Err(RecvError::InvalidState) if self.state() == State::Closed => Heard::Reset,
+            Err(RecvError::InvalidState) if self.socket.state() == State::Closed => Heard::Reset,
             Err(RecvError::InvalidState) => Heard::Nothing,
         }
     }
 
     fn is_reset(&mut self, ended: bool) -> bool {
         // One that has ended its direction may be closed because everything was done: reading tells.
-        self.state() == State::Closed && !ended
+        self.socket.state() == State::Closed && !ended
     }
 
     fn end(&mut self) {
-        self.close();
+        self.socket.close();
     }
 
     fn reset(&mut self) {
-        self.abort();
+        self.socket.abort();
     }
 }

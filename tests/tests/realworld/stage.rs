@@ -163,7 +163,7 @@ impl Stage {
             None => deadline.map(|at| at + clock.behind),
         };
         let kernel = &mut self.laptop.kernel;
-        let impatient = self.stories.iter().filter_map(|story| story.poll_timeout(kernel)).min();
+        let impatient = self.stories.iter_mut().filter_map(|story| story.poll_timeout(kernel)).min();
         let laptop = [self.laptop.poll_timeout(), impatient].into_iter().flatten().min();
         let laptop = of(self.laptop_clock, laptop);
         let office = of(self.office_clock, self.office.poll_timeout());

@@ -6,11 +6,10 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use smoltcp::iface::SocketHandle;
 use socket2::{Domain, Socket, Type};
 
 use crate::chance::Chance;
-use crate::kernel::Kernel;
+use crate::kernel::{Descriptor, Kernel};
 
 /// Bytes of a read or write.
 const CHUNK: usize = 16 * 1024;
@@ -223,8 +222,7 @@ pub(crate) struct Story {
     kind: Kind,
     application: Program,
     destination: Program,
-    handle: SocketHandle,
-    port: u16,
+    near: Descriptor,
     since: Instant,
     listener: Option<TcpListener>,
     stream: Option<TcpStream>,
@@ -255,13 +253,12 @@ impl Story {
             (None, Kind::Ready | Kind::Refusing) => ([127, 66, 0, 1], 1).into(),
         });
         let (port, room) = (20_000 + number, 1 << chance.within(11, 17));
-        let handle = kernel.connect(port, address, room);
+        let near = kernel.connect(port, address, room);
         Self {
             kind,
             application,
             destination,
-            handle,
-            port,
+            near,
             since: now,
             listener,
             stream: None,
@@ -278,7 +275,9 @@ impl Story {
         what: impl FnOnce(&mut Program, &mut dyn Line),
     ) {
         match (side, &mut self.stream) {
-            (Side::Application, _) => what(&mut self.application, kernel.socket(self.handle)),
+            (Side::Application, _) => {
+                what(&mut self.application, &mut kernel.near(&mut self.near));
+            }
             (Side::Destination, Some(stream)) => what(&mut self.destination, stream),
             (Side::Destination, None) => {}
         }
@@ -293,10 +292,12 @@ impl Story {
 
     /// Sees what both kernels know.
     pub(crate) fn notice(&mut self, kernel: &mut Kernel, now: Instant) {
-        if kernel.is_unreachable(self.port) {
-            let socket = kernel.socket(self.handle);
-            self.application.torn |= !self.application.is_dead() && socket.is_asking();
-            socket.abort();
+        let unreachable = kernel.is_unreachable(self.near.port);
+        let mut near = kernel.near(&mut self.near);
+        near.save();
+        if unreachable && near.is_asking() {
+            near.reset();
+            self.application.torn |= !self.application.is_dead();
         }
         if let Some((stream, _)) = self.listener.as_ref().and_then(|it| it.accept().ok()) {
             stream.set_nonblocking(true).expect("a socket can be");
@@ -322,12 +323,12 @@ impl Story {
     }
 
     /// Whether the application waits for an answer.
-    fn is_asking(&self, kernel: &mut Kernel) -> bool {
-        !self.application.is_dead() && kernel.socket(self.handle).is_asking()
+    fn is_asking(&mut self, kernel: &mut Kernel) -> bool {
+        !self.application.is_dead() && kernel.near(&mut self.near).is_asking()
     }
 
     /// When the application loses its patience.
-    pub(crate) fn poll_timeout(&self, kernel: &mut Kernel) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&mut self, kernel: &mut Kernel) -> Option<Instant> {
         self.is_asking(kernel).then(|| self.since + PATIENCE)
     }
 
