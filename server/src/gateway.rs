@@ -21,7 +21,7 @@ use whimbrel_common::config::{GatewayConfig, Limits};
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::invite::Token;
 use whimbrel_common::path::{Action, Input, PathKey, PreferredBy};
-use whimbrel_common::wire::{Control, Denial, StreamCode, VERSION};
+use whimbrel_common::wire::{Control, DETACH, Denial, StreamCode, VERSION};
 use whimbrel_gateway_core::directory::SlotNumber;
 use whimbrel_gateway_core::egress::Policy;
 use whimbrel_gateway_core::memory::Memory;
@@ -418,11 +418,11 @@ impl Gateway {
     }
 
     fn tend_peers(&mut self, now: Instant) {
-        let mut overdue = Vec::new();
+        let (mut late, mut broken) = (Vec::new(), Vec::new());
         for peer in self.peers.values_mut() {
             let connection = peer.connection;
             if peer.session.is_none() && now >= peer.since + crate::peer::ADMISSION {
-                overdue.push((connection, Denial::Protocol));
+                late.push(connection);
                 continue;
             }
             self.stats.readdressed += peer.judge(&mut self.endpoint, now);
@@ -438,11 +438,18 @@ impl Gateway {
             frames.iter().for_each(|frame| control.send(frame));
             if let Err(error) = control.flush(&mut self.endpoint, connection) {
                 debug!(%error, "Control stream ended");
-                overdue.push((connection, Denial::Protocol));
+                broken.push(connection);
             }
         }
-        for (connection, denial) in overdue {
-            self.deny(connection, denial, now);
+        for connection in broken {
+            self.deny(connection, Denial::Protocol, now);
+        }
+        for connection in late {
+            // A client whose words are lost on a bad network has done nothing wrong: its session is
+            // not to end by this.
+            debug!("A client says nothing");
+            self.endpoint.close(connection, DETACH, "it says nothing", now);
+            self.lose(connection, "it says nothing");
         }
     }
 

@@ -8,6 +8,7 @@ use crate::chance::Chance;
 use crate::laptop::Told;
 use crate::network::{LINKS, Way, Weather};
 use crate::stage::{Absence, Stage};
+use crate::story::Story;
 
 /// Connections of a run.
 const MOST_STORIES: usize = 16;
@@ -255,15 +256,15 @@ impl Stage {
     }
 
     fn outcome(&self) -> Outcome {
-        let count = |what: fn(&crate::story::Story) -> bool| {
+        let count = |what: fn(&Story) -> bool| {
             self.stories.iter().filter(|story| what(story)).count() as u64
         };
         Outcome {
             fingerprint: self.network.fingerprint,
             stories: self.stories.len() as u64,
-            bytes: self.stories.iter().map(crate::story::Story::bytes).sum(),
-            whole: count(crate::story::Story::is_whole),
-            excused: count(crate::story::Story::is_excused),
+            bytes: self.stories.iter().map(Story::bytes).sum(),
+            whole: count(Story::is_whole),
+            excused: count(Story::is_excused),
             lost: self.lost,
             readdressed: self.counts().readdressed,
             restarts: self.office.restarts,

@@ -228,6 +228,8 @@ pub(crate) struct Story {
     stream: Option<TcpStream>,
     /// What the destination is like.
     future: Chance,
+    /// New connections were refused while it waited for an answer.
+    refusable: bool,
     /// Why either end may see a reset that neither program asked for.
     excuse: Option<&'static str>,
 }
@@ -263,6 +265,7 @@ impl Story {
             listener,
             stream: None,
             future,
+            refusable: false,
             excuse: None,
         }
     }
@@ -341,10 +344,14 @@ impl Story {
     }
 
     /// New connections are refused at the moment.
-    pub(crate) fn excuse_opening(&mut self, why: &'static str) {
-        if !self.application.opened {
-            self.excuse(why);
-        }
+    pub(crate) fn allow_refusal(&mut self) {
+        self.refusable |= !self.application.opened;
+    }
+
+    /// Whether the connection was refused, as it may have been.
+    fn is_refused(&self) -> bool {
+        let application = &self.application;
+        application.torn && !application.opened && (self.refusable || self.kind != Kind::Ready)
     }
 
     pub(crate) fn is_excused(&self) -> bool {
@@ -373,8 +380,7 @@ impl Story {
             assert!(to.heard <= from.said, "I1: {self:#?}");
             let whole = from.fin && to.heard == from.said;
             assert!(!to.heard_end || whole, "I1: an early end: {self:#?}");
-            let refused = self.kind != Kind::Ready;
-            let cause = from.broken || refused || self.excuse.is_some();
+            let cause = from.broken || self.is_refused() || self.excuse.is_some();
             assert!(!to.torn || cause, "reset for no reason: {self:#?}");
         }
     }
@@ -383,8 +389,8 @@ impl Story {
     pub(crate) fn check_end(&self) {
         let (application, destination) = (&self.application, &self.destination);
         if self.stream.is_none() {
-            let known = self.kind != Kind::Ready || application.broken || self.excuse.is_some();
-            assert!(application.is_dead() && known, "I5: never dialled: {self:#?}");
+            let known = application.broken || self.is_refused() || self.excuse.is_some();
+            assert!(known, "I5: never dialled: {self:#?}");
         } else if application.is_dead() || destination.is_dead() {
             for program in [application, destination] {
                 assert!(program.is_dead() || program.is_over(), "I5: half reset: {self:#?}");

@@ -10,6 +10,7 @@ use crate::laptop::{CLIENT_KEY, Told};
 use crate::network::{LINKS, Weather};
 use crate::office::{Counts, FLOWS};
 use crate::stage::Stage;
+use crate::story::Story;
 
 /// What flows keep is looked at once in so many steps: it takes longer than a step.
 const KEEP_EVERY: u64 = 16;
@@ -17,7 +18,7 @@ const KEEP_EVERY: u64 = 16;
 impl Stage {
     /// At every step: I1 and I2.
     pub(crate) fn check(&self) {
-        self.stories.iter().for_each(crate::story::Story::check);
+        self.stories.iter().for_each(Story::check);
         if self.steps.is_multiple_of(KEEP_EVERY) {
             self.check_kept();
         }
@@ -62,7 +63,7 @@ impl Stage {
     /// New connections are refused while the gateway is out of reach.
     pub(crate) fn watch_capture(&mut self) {
         if self.laptop.client.capture_state() != CaptureState::On {
-            self.stories.iter_mut().for_each(|story| story.excuse_opening("out of reach"));
+            self.stories.iter_mut().for_each(Story::allow_refusal);
         }
     }
 
@@ -90,7 +91,7 @@ impl Stage {
             self.run(self.hold.min(Duration::from_hours(2)), |_| false);
             self.run(Duration::from_secs(30), |_| false);
         }
-        self.stories.iter().for_each(crate::story::Story::check_end);
+        self.stories.iter().for_each(Story::check_end);
         assert!(self.laptop.client.is_bare(), "I5: {:#?} is left", self.laptop.client);
         assert!(self.office.gateway.is_bare(), "I5: {:#?} is left", self.office.gateway);
         let flows = self.office.usage.lock().flows(&SecretKey::from_seed(CLIENT_KEY).public());
@@ -102,7 +103,7 @@ impl Stage {
     fn is_quiet(&self) -> bool {
         let report = self.office.report(self.office_clock.read(self.now));
         let open = report.activities.values().any(|activity| activity.flows > 0);
-        let rest = self.stories.iter().all(crate::story::Story::is_at_rest);
+        let rest = self.stories.iter().all(Story::is_at_rest);
         rest && self.laptop.client.is_bare() && !open
     }
 
