@@ -75,13 +75,7 @@ pub(crate) struct Pause {
 
 impl Client {
     /// `hold` says how long flows are held without a connection, if the gateway does the same.
-    pub fn new(
-        tunnel: Tunnel,
-        offline: Offline,
-        hold: Duration,
-        seed: u64,
-        now: Instant,
-    ) -> Self {
+    pub fn new(tunnel: Tunnel, offline: Offline, hold: Duration, seed: u64, now: Instant) -> Self {
         let config = EngineConfig { buffer: BUFFER, ..EngineConfig::default() };
         let engine = Engine::new(config, seed, Box::new(Slab::new(BUFFER)), now);
         Self {

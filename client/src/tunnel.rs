@@ -139,14 +139,7 @@ impl Tunnel {
     }
 
     /// A link came up, or what is known of it changed. Its sockets are in place.
-    pub fn link_up(
-        &mut self,
-        link: PathKey,
-        name: &str,
-        rank: u32,
-        metered: bool,
-        now: Instant,
-    ) {
+    pub fn link_up(&mut self, link: PathKey, name: &str, rank: u32, metered: bool, now: Instant) {
         let described = Described { name: name.to_owned(), rank, metered };
         if let Some(live) = self.live.as_mut() {
             live.paths.handle(described.up(link), now);

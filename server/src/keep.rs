@@ -250,10 +250,7 @@ fn restore(journal: &mut Journal, parked: Vec<(Ticket, OwnedFd)>) -> Vec<KeptSes
 }
 
 /// The journal of the process before, or a new one.
-fn open_journal(
-    files: impl Iterator<Item = OwnedFd>,
-    store: &dyn Store,
-) -> io::Result<Journal> {
+fn open_journal(files: impl Iterator<Item = OwnedFd>, store: &dyn Store) -> io::Result<Journal> {
     let (mut found, mut refused) = (None, false);
     for file in files {
         match Journal::open(file) {

@@ -8,7 +8,8 @@
 //!
 //! Every run is drawn from a seed: connections open, talk, pause, end and break; datagrams are lost,
 //! late, doubled, in either direction; links go up and down, refuse to send, get other addresses;
-//! the laptop sleeps, either process stands still, the kernel's news are late. What holds:
+//! the laptop sleeps, either process stands still, the kernel's news are late, the gateway is
+//! restarted or killed and goes on with what a store of descriptors has. What holds:
 //!
 //! - I1: what a program reads is an exact prefix of what the other said, and an end comes after all
 //!   of it;
@@ -17,7 +18,7 @@
 //!   at both programs, and no flow, stream or kept byte is left at either end;
 //! - a session is lost, and a connection reset by nobody's program, only for a reason that is known.
 //!
-//! Restarts of the gateway and other keys are the business of the carrier's world
+//! One slot, one client: other keys and thieves are the business of the carrier's world
 //! (`common/carrier/tests/world.rs`), which has these invariants too, under the same numbers.
 //!
 //! `WHIMBREL_SEEDS=7..8` repeats seed 7, `WHIMBREL_SEEDS=10000` runs so many; with `RUST_LOG=debug`
@@ -56,8 +57,9 @@ const GATEWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 
 /// Runs of a usual test: about half a minute.
 const SEEDS: u64 = 100;
 
-/// Runs that failed once.
-const FOUND: [u64; 0] = [];
+/// Runs that failed once: a session that ended because the first words of a connection were late; a
+/// dead connection that was not doubted as long as one of its paths was steered to and fro.
+const FOUND: [u64; 2] = [236, 250];
 
 /// Where every clock starts: anywhere, as nothing but differences count.
 fn start() -> Instant {
@@ -125,4 +127,11 @@ fn whatever_happens_every_byte_arrives_once_and_everything_ends() {
         sum(|it| it.restored),
         sum(|it| it.steps),
     );
+}
+
+#[test]
+fn a_seed_tells_the_same_story_twice() {
+    for seed in [1, 2, 3] {
+        assert_eq!(schedule::run(seed).fingerprint, schedule::run(seed).fingerprint);
+    }
 }

@@ -19,12 +19,7 @@ use super::Gateway;
 
 impl Gateway {
     /// The outcome of [`News::Enrol`].
-    pub fn enrolled(
-        &mut self,
-        caller: &Caller,
-        outcome: Result<ClientName, Denial>,
-        now: Instant,
-    ) {
+    pub fn enrolled(&mut self, caller: &Caller, outcome: Result<ClientName, Denial>, now: Instant) {
         let Some(peer) = self.calling(caller) else { return };
         match outcome {
             Ok(name) => {
@@ -109,12 +104,7 @@ impl Gateway {
     }
 
     /// Gives a session away, with all its flows, to a client of another slot that may have it.
-    pub fn hand_over(
-        &mut self,
-        id: SessionId,
-        attach: &Attach,
-        now: Instant,
-    ) -> Option<Moved> {
+    pub fn hand_over(&mut self, id: SessionId, attach: &Attach, now: Instant) -> Option<Moved> {
         let session = self.reclaim(id, &attach.caller.key, attach.epoch, now)?;
         let numbers = session.flows.values();
         let flows: Vec<Flow> = numbers.filter_map(|number| self.flows.remove(number)).collect();

@@ -104,11 +104,7 @@ pub(crate) struct Counts {
 }
 
 /// A process without anything.
-fn start(
-    chance: &mut Chance,
-    config: &GatewayConfig,
-    now: Instant,
-) -> (Gateway, SharedUsage) {
+fn start(chance: &mut Chance, config: &GatewayConfig, now: Instant) -> (Gateway, SharedUsage) {
     let tuning = Tuning { seed: Some(seed(chance)), ..Tuning::default() };
     let usage = SharedUsage::new(Usage::new(&config.limits));
     let key = SecretKey::from_seed(GATEWAY_KEY);

@@ -163,7 +163,8 @@ impl Stage {
             None => deadline.map(|at| at + clock.behind),
         };
         let kernel = &mut self.laptop.kernel;
-        let impatient = self.stories.iter_mut().filter_map(|story| story.poll_timeout(kernel)).min();
+        let impatient =
+            self.stories.iter_mut().filter_map(|story| story.poll_timeout(kernel)).min();
         let laptop = [self.laptop.poll_timeout(), impatient].into_iter().flatten().min();
         let laptop = of(self.laptop_clock, laptop);
         let office = of(self.office_clock, self.office.poll_timeout());
@@ -254,8 +255,7 @@ impl Stage {
         what: impl FnOnce(&mut crate::story::Program, &mut dyn crate::story::Line, &mut Chance),
     ) {
         let at = usize::try_from(self.chance.below(self.stories.len() as u64)).expect("a few");
-        let side =
-            if self.chance.per_mille(500) { Side::Application } else { Side::Destination };
+        let side = if self.chance.per_mille(500) { Side::Application } else { Side::Destination };
         let (kernel, chance) = (&mut self.laptop.kernel, &mut self.chance);
         if let Some(story) = self.stories.get_mut(at)
             && !self.laptop_clock.is_asleep()
