@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use whimbrel::report::CaptureState;
 use whimbrel::tunnel::Standing;
+use whimbrel_carrier::Tuning;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_common::session::MAX_WINDOW;
 
@@ -95,9 +96,11 @@ impl Stage {
         self.run(Duration::from_mins(2), Self::is_quiet);
         self.run(Duration::from_secs(2), |_| false);
         if self.lost > 0 {
-            // A session its client has given up waits for its time to be over.
-            self.run(self.hold.min(Duration::from_hours(2)), |_| false);
-            self.run(Duration::from_secs(30), |_| false);
+            // A session its client has given up is parked when its connection has been silent for
+            // long, and then waits for its time to be over.
+            let silent = Tuning::default().idle_timeout;
+            self.run(silent + self.hold.min(Duration::from_hours(2)), |_| false);
+            self.run(Duration::from_mins(1), |_| false);
         }
         self.stories.iter().for_each(Story::check_end);
         assert!(self.laptop.client.is_bare(), "I5: {:#?} is left", self.laptop.client);
