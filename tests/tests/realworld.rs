@@ -55,7 +55,7 @@ mod verdict;
 const GATEWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
 
 /// Runs of a usual test: about half a minute.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 60;
 
 /// Runs that failed once: a session that ended because the first words of a connection were late; a
 /// dead connection that was not doubted as long as one of its paths was steered to and fro.
