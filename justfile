@@ -25,9 +25,10 @@ kills:
     WHIMBREL_KILLS=10000 WHIMBREL_PATIENCE=7200 \
         cargo test --release -p whimbrel-tests --test restarts -- kills_at_random --show-output
 
-# Ten thousand seeds of the world in which sessions are resumed.
+# Ten thousand seeds of the world in which sessions are resumed, a thousand of that of both ends.
 worlds:
     WHIMBREL_SEEDS=10000 cargo test --release -p whimbrel-carrier --test world
+    WHIMBREL_SEEDS=1000 cargo test --release -p whimbrel-tests --test realworld
 
 # An hour of networks that come and go.
 roam:

@@ -35,9 +35,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const BUFFER: usize = 1024 * 1024;
 
 /// See the [module](self).
-pub(crate) struct Client {
+#[derive(Debug)]
+pub struct Client {
     engine: Engine,
-    pub(crate) tunnel: Tunnel,
+    /// The way to the gateway.
+    pub tunnel: Tunnel,
     pub(crate) journal: Journal,
     ferries: BTreeMap<FlowId, Ferry>,
     streams: HashMap<Stream, FlowId>,
@@ -73,13 +75,7 @@ pub(crate) struct Pause {
 
 impl Client {
     /// `hold` says how long flows are held without a connection, if the gateway does the same.
-    pub(crate) fn new(
-        tunnel: Tunnel,
-        offline: Offline,
-        hold: Duration,
-        seed: u64,
-        now: Instant,
-    ) -> Self {
+    pub fn new(tunnel: Tunnel, offline: Offline, hold: Duration, seed: u64, now: Instant) -> Self {
         let config = EngineConfig { buffer: BUFFER, ..EngineConfig::default() };
         let engine = Engine::new(config, seed, Box::new(Slab::new(BUFFER)), now);
         Self {
@@ -107,12 +103,12 @@ impl Client {
     }
 
     /// A packet came from the TUN.
-    pub(crate) fn handle_packet(&mut self, packet: &[u8], now: Instant) {
+    pub fn handle_packet(&mut self, packet: &[u8], now: Instant) {
         self.engine.handle_packet(DeviceId(0), packet, now);
     }
 
     /// Lets everything that was touched react. Whether more could be done at once.
-    pub(crate) fn advance(&mut self, sink: &mut dyn PacketSink, now: Instant) -> bool {
+    pub fn advance(&mut self, sink: &mut dyn PacketSink, now: Instant) -> bool {
         self.engine.handle_timeout(now);
         self.tunnel.advance(now);
         while let Some(news) = self.tunnel.poll_news() {
@@ -135,7 +131,7 @@ impl Client {
     }
 
     /// When [`advance`](Self::advance) wants to be called.
-    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         let held = self.hold.min(self.tunnel.hold());
         let hold = self.alone_since.and_then(|since| since.checked_add(held));
         let patience = self.detached_since.filter(|_| !self.given_up).map(|at| at + PATIENCE);
@@ -555,7 +551,8 @@ impl Client {
     }
 
     /// What new connections get.
-    pub(crate) fn capture_state(&self) -> CaptureState {
+    #[must_use]
+    pub fn capture_state(&self) -> CaptureState {
         match (self.paused, self.given_up, &self.offline) {
             (Some(_), _, _) => CaptureState::Paused,
             (None, true, Offline::Direct) => CaptureState::Direct,
@@ -571,14 +568,23 @@ impl Client {
         self.tunnel.close(now);
     }
 
+    /// Whether nothing of any flow is left: no connection of an application, no stream, no byte.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        let none = self.ferries.is_empty() && self.waiting.is_empty() && self.streams.is_empty();
+        none && self.engine.is_empty()
+    }
+
     /// How many flows there are, and how many of them wait.
-    pub(crate) fn flow_counts(&self) -> FlowCounts {
+    #[must_use]
+    pub fn flow_counts(&self) -> FlowCounts {
         let held = if self.parked { self.ferries.len() } else { self.waiting.len() };
         FlowCounts { open: self.ferries.len() as u64, held: held as u64 }
     }
 
     /// Every flow.
-    pub(crate) fn flows(&self, now: Instant) -> Vec<FlowReport> {
+    #[must_use]
+    pub fn flows(&self, now: Instant) -> Vec<FlowReport> {
         self.ferries.values().map(|ferry| ferry.describe(self.parked, now)).collect()
     }
 }

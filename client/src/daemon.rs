@@ -11,8 +11,8 @@ use anyhow::{Context as _, bail};
 use bytes::BytesMut;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, error, info, warn};
-use whimbrel_carrier::Transmit;
 use whimbrel_carrier::udp::RECEIVE_BUFFER;
+use whimbrel_carrier::{Transmit, Tuning};
 use whimbrel_client_core::offload;
 use whimbrel_client_core::plan::{CaptureInputs, Plan, TABLE};
 use whimbrel_common::config::ClientConfig;
@@ -93,7 +93,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     monitor.accompany(login::follow(announcements, words));
     let (resolved, resolutions) = unbounded_channel();
     let resolver = tokio::spawn(resolver::follow(config.gateway.clone(), resolved));
-    let tunnel = Tunnel::new(key, config.gateway_key, config.paths.mark)?;
+    let tunnel = Tunnel::new(key, config.gateway_key, config.paths.mark, &Tuning::default())?;
     let now = Instant::now();
     let seed = u64::from_ne_bytes(whimbrel_host::random::bytes()?);
     let mut daemon = Daemon {

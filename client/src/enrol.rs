@@ -15,7 +15,7 @@ use whimbrel_carrier::{
 };
 use whimbrel_common::identity::{ClientName, SecretKey};
 use whimbrel_common::invite::Invite;
-use whimbrel_common::wire::{Control, VERSION};
+use whimbrel_common::wire::{Control, DETACH, VERSION};
 
 use crate::tunnel::describe;
 
@@ -169,6 +169,9 @@ impl Exchange {
                 "the gateway does not answer at {}; does it run there, and does UDP reach it?",
                 self.address
             ),
+            Event::Lost(Lost::ClosedByPeer(DETACH)) => {
+                bail!("the gateway at {} heard nothing of this client in time", self.address)
+            }
             Event::Lost(reason) => bail!("{} ({})", describe(&reason), self.address),
             Event::Readable(stream) if stream == Stream::CONTROL => {
                 let Some(control) = self.control.as_mut() else { return Ok(None) };

@@ -1,11 +1,12 @@
 //! The Whimbrel client: keeps TCP connections alive while the network under them changes.
 //!
-//! [`daemon`] moves packets and datagrams; `client` joins applications' flows to the `tunnel`;
-//! [`cli`] is the command line.
+//! [`daemon`] moves packets and datagrams; [`client`] joins applications' flows to the [`tunnel`];
+//! [`cli`] is the command line. The client and its tunnel wait for nothing and know no time but what
+//! they are told, so they also run without a daemon, on a clock of their owner.
 
 mod capture;
 pub mod cli;
-mod client;
+pub mod client;
 pub mod control;
 pub mod daemon;
 pub mod enrol;
@@ -19,5 +20,5 @@ mod resolver;
 pub mod show;
 pub mod slab;
 pub mod tun;
-mod tunnel;
-mod uplinks;
+pub mod tunnel;
+pub mod uplinks;

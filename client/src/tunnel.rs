@@ -72,7 +72,7 @@ pub(crate) enum News {
 
 /// Where the tunnel stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub enum Standing {
     /// No link is up.
     Offline,
     /// Trying to reach the gateway.
@@ -85,9 +85,11 @@ pub(crate) enum Standing {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(crate) struct Tunnel {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) uplinks: Uplinks,
+pub struct Tunnel {
+    /// The connections.
+    pub endpoint: Endpoint,
+    /// The links.
+    pub uplinks: Uplinks,
     gateway: Vec<SocketAddr>,
     links: Roster,
     search: Search,
@@ -102,11 +104,19 @@ pub(crate) struct Tunnel {
 
 impl Tunnel {
     /// A tunnel to the gateway that owns `gateway_key`. It needs [addresses](Self::set_gateway) and
-    /// [links](Self::link_up).
-    pub(crate) fn new(key: SecretKey, gateway_key: PublicKey, mark: u32) -> anyhow::Result<Self> {
+    /// [links](Self::link_up). Its sockets carry the firewall mark `mark`; zero sets none.
+    ///
+    /// # Errors
+    /// The key cannot be used.
+    pub fn new(
+        key: SecretKey,
+        gateway_key: PublicKey,
+        mark: u32,
+        tuning: &Tuning,
+    ) -> anyhow::Result<Self> {
         let identity = Identity { key, role: Role::Client { gateway: gateway_key } };
         Ok(Self {
-            endpoint: Endpoint::new(&identity, &Tuning::default())?,
+            endpoint: Endpoint::new(&identity, tuning)?,
             uplinks: Uplinks::new(mark),
             gateway: Vec::new(),
             links: Roster::default(),
@@ -121,7 +131,7 @@ impl Tunnel {
     }
 
     /// Where the gateway is.
-    pub(crate) fn set_gateway(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
+    pub fn set_gateway(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
         if addresses != self.gateway {
             self.gateway = addresses;
             self.search.hurry(now);
@@ -129,14 +139,7 @@ impl Tunnel {
     }
 
     /// A link came up, or what is known of it changed. Its sockets are in place.
-    pub(crate) fn link_up(
-        &mut self,
-        link: PathKey,
-        name: &str,
-        rank: u32,
-        metered: bool,
-        now: Instant,
-    ) {
+    pub fn link_up(&mut self, link: PathKey, name: &str, rank: u32, metered: bool, now: Instant) {
         let described = Described { name: name.to_owned(), rank, metered };
         if let Some(live) = self.live.as_mut() {
             live.paths.handle(described.up(link), now);
@@ -147,7 +150,7 @@ impl Tunnel {
     }
 
     /// A link went down. Its sockets are closed.
-    pub(crate) fn link_down(&mut self, link: PathKey, reason: DownReason, now: Instant) {
+    pub fn link_down(&mut self, link: PathKey, reason: DownReason, now: Instant) {
         self.links.remove(link);
         self.uplinks.remove(link);
         if let Some(live) = self.live.as_mut() {
@@ -156,7 +159,10 @@ impl Tunnel {
     }
 
     /// A person wants the traffic on a link, or gives the choice back with `None`.
-    pub(crate) fn prefer(&mut self, link: Option<PathKey>, now: Instant) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// Why that is not possible, in words for a person.
+    pub fn prefer(&mut self, link: Option<PathKey>, now: Instant) -> Result<(), String> {
         let Some(live) = self.live.as_mut() else {
             return Err("there is no connection to the gateway to move".to_owned());
         };
@@ -173,12 +179,12 @@ impl Tunnel {
     }
 
     /// The connection flows use, once the session is attached.
-    pub(crate) fn connection(&self) -> Option<Connection> {
+    pub fn connection(&self) -> Option<Connection> {
         self.live.as_ref().filter(|live| live.attached).map(|live| live.connection)
     }
 
     /// Where the tunnel stands.
-    pub(crate) fn standing(&self, now: Instant) -> Standing {
+    pub fn standing(&self, now: Instant) -> Standing {
         match &self.live {
             Some(live) if live.attached && (self.resting || live.is_parked(now)) => {
                 Standing::Parked
@@ -191,7 +197,7 @@ impl Tunnel {
     }
 
     /// The session, from its first attachment to its end.
-    pub(crate) fn session(&self) -> Option<SessionId> {
+    pub fn session(&self) -> Option<SessionId> {
         self.session.id()
     }
 
@@ -211,7 +217,7 @@ impl Tunnel {
     }
 
     /// A datagram arrived on a link.
-    pub(crate) fn handle_datagram(
+    pub fn handle_datagram(
         &mut self,
         remote: SocketAddr,
         local: Option<IpAddr>,
@@ -232,17 +238,17 @@ impl Tunnel {
     }
 
     /// The next datagrams to send.
-    pub(crate) fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
+    pub fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
         self.endpoint.poll_transmit(now, buffer)
     }
 
     /// The link that datagrams which name none leave by.
-    pub(crate) fn fallback(&self, transmit: &Transmit) -> Option<PathKey> {
+    pub fn fallback(&self, transmit: &Transmit) -> Option<PathKey> {
         self.search.link_of(transmit.connection?)
     }
 
     /// The kernel refused to send on a link.
-    pub(crate) fn send_failed(&mut self, failed: &SendFailed, now: Instant) {
+    pub fn send_failed(&mut self, failed: &SendFailed, now: Instant) {
         debug!(link = %failed.link, error = %failed.error, "Send failed");
         if let Some(live) = self.live.as_mut() {
             live.paths.handle(Input::SendError { path: failed.link }, now);

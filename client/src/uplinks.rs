@@ -18,7 +18,7 @@ use whimbrel_common::path::PathKey;
 
 /// Every link that is up.
 #[derive(Debug, Default)]
-pub(crate) struct Uplinks {
+pub struct Uplinks {
     links: BTreeMap<PathKey, Uplink>,
     steered: BTreeMap<PathKey, PathKey>,
     /// How often each link got a new stand-in.
@@ -31,6 +31,7 @@ pub(crate) struct Uplinks {
 #[derive(Debug)]
 struct Uplink {
     name: String,
+    families: Families,
     v4: Option<Port>,
     v6: Option<Port>,
     tx_bytes: u64,
@@ -38,17 +39,21 @@ struct Uplink {
 }
 
 /// Which families a link has addresses of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Families {
-    pub(crate) v4: bool,
-    pub(crate) v6: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
 }
 
 /// Sending on a link failed for good.
 #[derive(Debug)]
-pub(crate) struct SendFailed {
-    pub(crate) link: PathKey,
-    pub(crate) error: io::Error,
+pub struct SendFailed {
+    /// The link.
+    pub link: PathKey,
+    /// What is wrong with it.
+    pub error: io::Error,
 }
 
 impl Uplinks {
@@ -60,19 +65,15 @@ impl Uplinks {
     /// Opens the sockets of a link that came up, or of families it has gained.
     pub(crate) fn add(&mut self, link: PathKey, name: &str, families: Families) -> io::Result<()> {
         let mark = self.mark;
-        let uplink = self.links.entry(link).or_insert_with(|| Uplink {
-            name: name.to_owned(),
-            v4: None,
-            v6: None,
-            tx_bytes: 0,
-            rx_bytes: 0,
-        });
+        let uplink = self.enter(link, name);
         if families.v4 && uplink.v4.is_none() {
             uplink.v4 = Some(open(name, Domain::IPV4, mark)?);
         }
+        uplink.families.v4 = families.v4;
         if families.v6 && uplink.v6.is_none() {
             uplink.v6 = Some(open(name, Domain::IPV6, mark)?);
         }
+        uplink.families.v6 = families.v6;
         if !families.v4 {
             uplink.v4 = None;
         }
@@ -82,6 +83,23 @@ impl Uplinks {
         Ok(())
     }
 
+    /// Takes in a link without sockets: its owner carries the datagrams that [leave](Self::exit) by
+    /// it, and names its [stand-in](Self::stand_in) with those that come in.
+    pub fn add_bare(&mut self, link: PathKey, name: &str, families: Families) {
+        self.enter(link, name).families = families;
+    }
+
+    fn enter(&mut self, link: PathKey, name: &str) -> &mut Uplink {
+        self.links.entry(link).or_insert_with(|| Uplink {
+            name: name.to_owned(),
+            families: Families::default(),
+            v4: None,
+            v6: None,
+            tx_bytes: 0,
+            rx_bytes: 0,
+        })
+    }
+
     /// Closes the sockets of a link that went down.
     pub(crate) fn remove(&mut self, link: PathKey) {
         self.links.remove(&link);
@@ -89,7 +107,7 @@ impl Uplinks {
 
     /// Whether the link can reach an address of this family.
     pub(crate) fn reaches(&self, link: PathKey, address: IpAddr) -> bool {
-        self.links.get(&link).is_some_and(|uplink| uplink.port(address).is_some())
+        self.links.get(&link).is_some_and(|uplink| uplink.reaches(address))
     }
 
     /// The interface name of a link.
@@ -113,7 +131,8 @@ impl Uplinks {
     }
 
     /// The address the engine knows a link by at the moment.
-    pub(crate) fn stand_in(&self, link: PathKey) -> IpAddr {
+    #[must_use]
+    pub fn stand_in(&self, link: PathKey) -> IpAddr {
         stand_in(link, self.generations.get(&link).copied().unwrap_or(0))
     }
 
@@ -151,7 +170,7 @@ impl Uplinks {
         fallback: Option<PathKey>,
         cx: &mut Context<'_>,
     ) -> bool {
-        let exit = self.exit(transmit, fallback);
+        let exit = self.way(transmit, fallback);
         let port = exit.and_then(|link| self.links.get(&link)?.port(transmit.destination.ip()));
         port.is_none_or(|port| port.poll_writable(cx))
     }
@@ -185,26 +204,50 @@ impl Uplinks {
         contents: &[u8],
         fallback: Option<PathKey>,
     ) -> Result<(), SendFailed> {
-        let Some(link) = self.exit(transmit, fallback) else { return Ok(()) };
-        let failed = |error| SendFailed { link, error };
-        let Some(uplink) = self.links.get_mut(&link) else {
-            return Err(failed(io::ErrorKind::NetworkDown.into()));
-        };
-        let Some(port) = uplink.port(transmit.destination.ip()) else {
-            return Err(failed(io::ErrorKind::NetworkUnreachable.into()));
-        };
-        port.send(transmit, contents, None).map_err(failed)?;
-        uplink.tx_bytes += transmit.size as u64;
+        let Some(link) = self.exit(transmit, fallback)? else { return Ok(()) };
+        let Some(uplink) = self.links.get_mut(&link) else { return Ok(()) };
+        if let Some(port) = uplink.port(transmit.destination.ip()) {
+            port.send(transmit, contents, None).map_err(|error| SendFailed { link, error })?;
+            uplink.tx_bytes += transmit.size as u64;
+        }
         Ok(())
     }
 
-    fn exit(&self, transmit: &Transmit, fallback: Option<PathKey>) -> Option<PathKey> {
+    /// The link that datagrams leave by: the one they belong to, or the one that one is steered
+    /// onto. Those that name no link leave by `fallback`; `None` if there is nothing they could.
+    ///
+    /// # Errors
+    /// The link is not up, or has no address of this family.
+    pub fn exit(
+        &self,
+        transmit: &Transmit,
+        fallback: Option<PathKey>,
+    ) -> Result<Option<PathKey>, SendFailed> {
+        let Some(link) = self.way(transmit, fallback) else { return Ok(None) };
+        let wrong = match self.links.get(&link) {
+            None => io::ErrorKind::NetworkDown,
+            Some(uplink) if !uplink.reaches(transmit.destination.ip()) => {
+                io::ErrorKind::NetworkUnreachable
+            }
+            Some(_) => return Ok(Some(link)),
+        };
+        Err(SendFailed { link, error: wrong.into() })
+    }
+
+    fn way(&self, transmit: &Transmit, fallback: Option<PathKey>) -> Option<PathKey> {
         let own = transmit.source.and_then(link_of).or(fallback).or(self.preferred)?;
         Some(self.steered.get(&own).copied().unwrap_or(own))
     }
 }
 
 impl Uplink {
+    fn reaches(&self, remote: IpAddr) -> bool {
+        match remote {
+            IpAddr::V4(_) => self.families.v4,
+            IpAddr::V6(_) => self.families.v6,
+        }
+    }
+
     fn port(&self, remote: IpAddr) -> Option<&Port> {
         match remote {
             IpAddr::V4(_) => self.v4.as_ref(),

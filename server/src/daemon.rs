@@ -24,7 +24,7 @@ use whimbrel_host::output::unix_now;
 use whimbrel_host::service::{self, Order, Orders, Watchdog};
 
 use crate::control::{self, Answer, Facts, Inquiry, Report};
-use crate::keep::{Keep, KeptSession};
+use crate::keep::{Keep, KeptSession, ServiceManager, Store};
 use crate::passed::Passed;
 use crate::ports::Listening;
 use crate::slot::{self, Inheritance, STRAYS, Start};
@@ -185,15 +185,16 @@ impl Head {
     /// Goes on with what a process before left with the service manager. A gateway that cannot
     /// serves new connections all the same.
     fn go_on(&mut self, kept: Vec<(String, OwnedFd)>, slots: u8) -> Vec<Option<Inheritance>> {
-        match Keep::open(kept, usize::from(slots)) {
-            Ok(Some(kept)) => {
+        let Some(manager) = ServiceManager::find() else {
+            debug!("No service manager: connections end with this process");
+            return (0..slots).map(|_| None).collect();
+        };
+        let store: Arc<dyn Store> = Arc::new(manager);
+        match Keep::open(kept, usize::from(slots), &store) {
+            Ok(kept) => {
                 self.facts.outlives = true;
                 let numbers = (0..slots).map(SlotNumber);
                 numbers.zip(kept).map(|(slot, kept)| Some(self.introduce(slot, kept))).collect()
-            }
-            Ok(None) => {
-                debug!("No service manager: connections end with this process");
-                (0..slots).map(|_| None).collect()
             }
             Err(error) => {
                 warn!(%error, "Connections will end with this process");

@@ -4,6 +4,7 @@
 //! takes datagrams to send and news for the head; nothing here waits.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +21,7 @@ use whimbrel_common::config::{GatewayConfig, Limits};
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::invite::Token;
 use whimbrel_common::path::{Action, Input, PathKey, PreferredBy};
-use whimbrel_common::wire::{Control, Denial, StreamCode, VERSION};
+use whimbrel_common::wire::{Control, DETACH, Denial, StreamCode, VERSION};
 use whimbrel_gateway_core::directory::SlotNumber;
 use whimbrel_gateway_core::egress::Policy;
 use whimbrel_gateway_core::memory::Memory;
@@ -68,7 +69,7 @@ struct Stats {
 }
 
 /// See the [module](self).
-pub(crate) struct Gateway {
+pub struct Gateway {
     number: SlotNumber,
     slots: u8,
     endpoint: Endpoint,
@@ -97,13 +98,18 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// The gateway of one of `slots` slots.
-    pub(crate) fn new(
+    /// The gateway of one of `slots` slots. `own` are addresses of this machine, which no client may
+    /// reach.
+    ///
+    /// # Errors
+    /// The key cannot be used, or the system has no more descriptors.
+    pub fn new(
         (number, slots): (SlotNumber, u8),
         config: &GatewayConfig,
         key: SecretKey,
         own: impl IntoIterator<Item = IpAddr>,
         usage: SharedUsage,
+        tuning: Tuning,
         now: Instant,
     ) -> anyhow::Result<Self> {
         let server = ServerId { node: 0, slot: number.0 };
@@ -111,7 +117,7 @@ impl Gateway {
         // Strangers spread evenly.
         let half_open = config.limits.half_open.div_ceil(u32::from(slots.max(1)));
         let half_open = usize::try_from(half_open).unwrap_or(usize::MAX);
-        let tuning = Tuning { half_open, ..Tuning::default() };
+        let tuning = Tuning { half_open, ..tuning };
         let mut policy = Policy::new(&config.egress);
         policy.set_own(own);
         Ok(Self {
@@ -140,7 +146,7 @@ impl Gateway {
     }
 
     /// Changes what [`new`](Self::new) was told of destinations and limits. Flows that exist stay.
-    pub(crate) fn configure(&mut self, config: &GatewayConfig) {
+    pub fn configure(&mut self, config: &GatewayConfig) {
         self.policy.reconfigure(&config.egress);
         self.usage.lock().reconfigure(&config.limits);
         self.limits = config.limits;
@@ -148,7 +154,7 @@ impl Gateway {
     }
 
     /// A datagram arrived.
-    pub(crate) fn handle_datagram(
+    pub fn handle_datagram(
         &mut self,
         remote: SocketAddr,
         local: Option<IpAddr>,
@@ -159,8 +165,11 @@ impl Gateway {
         self.endpoint.handle_datagram(remote, local, ecn, data, now);
     }
 
-    /// Takes the kernel's news about destinations.
-    pub(crate) fn handle_sockets(&mut self) -> io::Result<bool> {
+    /// Takes the kernel's news about destinations. Whether there was any.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn handle_sockets(&mut self) -> io::Result<bool> {
         let news = self.dialler.ready()?;
         for ready in &news {
             self.note(*ready);
@@ -182,7 +191,7 @@ impl Gateway {
     }
 
     /// Lets everything that was touched react. Whether more could be done at once.
-    pub(crate) fn advance(&mut self, now: Instant) -> bool {
+    pub fn advance(&mut self, now: Instant) -> bool {
         self.endpoint.handle_timeout(now);
         self.endpoint.advance();
         while let Some((connection, event)) = self.endpoint.poll_event() {
@@ -199,12 +208,12 @@ impl Gateway {
     }
 
     /// The next datagrams to send.
-    pub(crate) fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
+    pub fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
         self.endpoint.poll_transmit(now, buffer)
     }
 
     /// When [`advance`](Self::advance) wants to be called.
-    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         let peers = self.peers.values().filter_map(Peer::deadline).min();
         let dials = self.dials.front().map(|(at, _)| *at);
         let parked = self.parked.deadline(self.limits.hold);
@@ -393,7 +402,7 @@ impl Gateway {
     }
 
     /// The next thing the head must know.
-    pub(crate) fn poll_news(&mut self) -> Option<News> {
+    pub fn poll_news(&mut self) -> Option<News> {
         self.news.pop_front()
     }
 
@@ -409,11 +418,11 @@ impl Gateway {
     }
 
     fn tend_peers(&mut self, now: Instant) {
-        let mut overdue = Vec::new();
+        let (mut late, mut broken) = (Vec::new(), Vec::new());
         for peer in self.peers.values_mut() {
             let connection = peer.connection;
             if peer.session.is_none() && now >= peer.since + crate::peer::ADMISSION {
-                overdue.push((connection, Denial::Protocol));
+                late.push(connection);
                 continue;
             }
             self.stats.readdressed += peer.judge(&mut self.endpoint, now);
@@ -429,11 +438,18 @@ impl Gateway {
             frames.iter().for_each(|frame| control.send(frame));
             if let Err(error) = control.flush(&mut self.endpoint, connection) {
                 debug!(%error, "Control stream ended");
-                overdue.push((connection, Denial::Protocol));
+                broken.push(connection);
             }
         }
-        for (connection, denial) in overdue {
-            self.deny(connection, denial, now);
+        for connection in broken {
+            self.deny(connection, Denial::Protocol, now);
+        }
+        for connection in late {
+            // A client whose words are lost on a bad network has done nothing wrong: its session is
+            // not to end by this.
+            debug!("A client says nothing");
+            self.endpoint.close(connection, DETACH, "it says nothing", now);
+            self.lose(connection, "it says nothing");
         }
     }
 
@@ -449,13 +465,26 @@ impl Gateway {
         }
     }
 
+    /// Whether nothing of any flow is left: no destination, no stream, no byte, attached or parked.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        let attached = self.peers.values();
+        let streams = attached.clone().all(|peer| peer.streams.is_empty());
+        let sessions = attached.filter_map(|peer| peer.session.as_ref());
+        let mut sessions = sessions.chain(self.parked.iter().map(|(_, session)| session));
+        let none = sessions.all(|session| session.flows.is_empty() && session.held == 0);
+        streams && none && self.flows.is_empty() && self.memory.held() == 0
+    }
+
     /// How many clients are connected.
-    pub(crate) fn connected(&self) -> usize {
+    #[must_use]
+    pub fn connected(&self) -> usize {
         self.peers.values().filter(|peer| peer.session.is_some()).count()
     }
 
     /// What it does and has done. What came by datagram is the owner's to add.
-    pub(crate) fn report(&self, now: Instant) -> Report {
+    #[must_use]
+    pub fn report(&self, now: Instant) -> Report {
         let stats = self.stats;
         let count = |number: usize| number as u64;
         let mut activities: BTreeMap<PublicKey, Activity> = BTreeMap::new();
@@ -505,6 +534,18 @@ impl Gateway {
         let mut paths = self.endpoint.paths(peer.connection);
         paths.sort_by_key(|path| Some(path.0) != active.map(|active| active.0));
         paths.into_iter().filter_map(|path| self.endpoint.remote(peer.connection, path)).collect()
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway")
+            .field("number", &self.number)
+            .field("peers", &self.peers)
+            .field("parked", &self.parked)
+            .field("memory", &self.memory)
+            .field("flows", &self.flows)
+            .finish_non_exhaustive()
     }
 }
 

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 use whimbrel_common::identity::PublicKey;
@@ -32,10 +33,12 @@ use journal::{FlowRecord, Journal, SessionRecord};
 pub(crate) use journal::{Place, Shelf};
 use lot::Lot;
 pub(crate) use lot::Ticket;
-pub(crate) use store::PREFIX;
+pub use store::Store;
+pub(crate) use store::{PREFIX, ServiceManager};
 
 /// What outlives this process of one slot.
-pub(crate) struct Keep {
+#[derive(Debug)]
+pub struct Keep {
     journal: Journal,
     lot: Lot,
     /// Sockets that moved to other slots and may not be parked there yet.
@@ -43,13 +46,15 @@ pub(crate) struct Keep {
 }
 
 /// What outlives the process, of every slot, and the sessions each slot goes on with.
-pub(crate) type Kept = Vec<(Keep, Vec<KeptSession>)>;
+pub type Kept = Vec<(Keep, Vec<KeptSession>)>;
 
 /// A session another process of this gateway had.
 #[derive(Debug)]
-pub(crate) struct KeptSession {
-    pub(crate) id: SessionId,
-    pub(crate) key: PublicKey,
+pub struct KeptSession {
+    /// Its name.
+    pub id: SessionId,
+    /// Whose it is.
+    pub key: PublicKey,
     pub(crate) epoch: u64,
     /// The flow ids it has used.
     pub(crate) seen: Seen,
@@ -79,22 +84,25 @@ pub(crate) struct KeptFlow {
 }
 
 impl Keep {
-    /// Opens what the service manager has kept, or begins anew with its help, for this many slots.
-    /// `None` when there is no service manager that would keep anything.
+    /// Opens what `store` has kept, or begins anew with its help, for this many slots.
     ///
     /// # Errors
     /// The system has no shared memory or no descriptors for it.
-    pub(crate) fn open(kept: Vec<(String, OwnedFd)>, slots: usize) -> io::Result<Option<Kept>> {
-        if !store::is_there() {
-            return Ok(None);
-        }
+    pub fn open(
+        kept: Vec<(String, OwnedFd)>,
+        slots: usize,
+        store: &Arc<dyn Store>,
+    ) -> io::Result<Kept> {
         let (journals, lots): (Vec<_>, Vec<_>) =
             kept.into_iter().partition(|(name, _)| name == store::JOURNAL);
-        let mut journal = open_journal(journals.into_iter().map(|(_, file)| file))?;
+        let mut journal = open_journal(journals.into_iter().map(|(_, file)| file), store.as_ref())?;
         let (parked, names) = lot::inspect(lots);
         let numbers = lot::Numbers::beside(&names);
         let sessions = restore(&mut journal, parked);
-        let keep = || Self { journal: journal.clone(), lot: Lot::new(numbers.clone()), leaving: 0 };
+        let keep = || {
+            let lot = Lot::new(numbers.clone(), Arc::clone(store));
+            Self { journal: journal.clone(), lot, leaving: 0 }
+        };
         let mut kept: Kept = (0..slots).map(|_| (keep(), Vec::new())).collect();
         for (session, slot) in sessions.into_iter().zip((0..slots).cycle()) {
             kept[slot].1.push(session);
@@ -104,8 +112,8 @@ impl Keep {
             keep.park_again(flows.map(|flow| (flow.shelf.ticket(), flow.socket.as_fd())))?;
         }
         // The places of before are given up once every socket has a new one.
-        names.iter().try_for_each(|name| store::forget(name))?;
-        Ok(Some(kept))
+        names.iter().try_for_each(|name| store.forget(name))?;
+        Ok(kept)
     }
 
     /// A place for a session; `None` when there is no more room for one.
@@ -242,7 +250,7 @@ fn restore(journal: &mut Journal, parked: Vec<(Ticket, OwnedFd)>) -> Vec<KeptSes
 }
 
 /// The journal of the process before, or a new one.
-fn open_journal(files: impl Iterator<Item = OwnedFd>) -> io::Result<Journal> {
+fn open_journal(files: impl Iterator<Item = OwnedFd>, store: &dyn Store) -> io::Result<Journal> {
     let (mut found, mut refused) = (None, false);
     for file in files {
         match Journal::open(file) {
@@ -257,9 +265,9 @@ fn open_journal(files: impl Iterator<Item = OwnedFd>) -> io::Result<Journal> {
         Some(journal) if !refused => Ok(journal),
         found => {
             // Whatever has its name goes, and the one in use comes back.
-            store::forget(store::JOURNAL)?;
+            store.forget(store::JOURNAL)?;
             let journal = found.map_or_else(Journal::create, Ok)?;
-            store::keep(store::JOURNAL, journal.as_fd())?;
+            store.keep(store::JOURNAL, journal.as_fd())?;
             Ok(journal)
         }
     }

@@ -15,8 +15,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tracing::debug;
-use whimbrel_carrier::Transmit;
 use whimbrel_carrier::udp::{Batch, RECEIVE_BUFFER};
+use whimbrel_carrier::{Transmit, Tuning};
 use whimbrel_common::cid;
 use whimbrel_common::config::GatewayConfig;
 use whimbrel_common::identity::SecretKey;
@@ -139,8 +139,8 @@ impl Slot {
         let slots = u8::try_from(start.neighbours.len()).unwrap_or(u8::MAX);
         let place = (start.number, slots);
         let now = Instant::now();
-        let mut gateway =
-            Gateway::new(place, &start.config, start.key, start.own, start.usage, now)?;
+        let Start { config, key, own, usage, .. } = start;
+        let mut gateway = Gateway::new(place, &config, key, own, usage, Tuning::default(), now)?;
         if let Some((keep, sessions)) = start.kept {
             gateway.restore(keep, sessions, now);
         }

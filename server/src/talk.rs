@@ -19,29 +19,34 @@ use crate::flow::Flow;
 use crate::sessions::Session;
 
 /// Who a client is, and its exceptions.
-pub(crate) type Client = (ClientName, Options);
+pub type Client = (ClientName, Options);
 
 /// A connection that asked something. Connections use their numbers again, so the answer to one
 /// that is gone must not reach another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Caller {
-    pub(crate) connection: Connection,
+pub struct Caller {
+    /// The connection.
+    pub connection: Connection,
     /// No other connection of the slot ever has it.
-    pub(crate) serial: u64,
-    pub(crate) key: PublicKey,
+    pub serial: u64,
+    /// The key it has proved.
+    pub key: PublicKey,
 }
 
 /// A client wants to attach, to a session it had or to a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Attach {
-    pub(crate) caller: Caller,
-    pub(crate) session: Option<SessionId>,
-    pub(crate) epoch: u64,
+pub struct Attach {
+    /// Who asks.
+    pub caller: Caller,
+    /// The session it had; `None` for a new one.
+    pub session: Option<SessionId>,
+    /// Rises with every attach.
+    pub epoch: u64,
 }
 
 /// A session on its way from one slot to another: all of it, as it was in memory.
 #[derive(Debug)]
-pub(crate) struct Moved {
+pub struct Moved {
     pub(crate) from: SlotNumber,
     pub(crate) session: Session,
     pub(crate) flows: Vec<Flow>,
@@ -51,7 +56,7 @@ pub(crate) struct Moved {
 
 /// What a slot's gateway has to say.
 #[derive(Debug)]
-pub(crate) enum News {
+pub enum News {
     /// May this key be enrolled with this token?
     Enrol(Caller, Token),
     /// Is this key enrolled, and where is its session?
@@ -110,14 +115,18 @@ pub(crate) enum ToHead {
 
 /// What clients use, over all slots. It is held when a flow begins or ends, never for a byte.
 #[derive(Debug, Clone)]
-pub(crate) struct SharedUsage(Arc<Mutex<Usage>>);
+pub struct SharedUsage(Arc<Mutex<Usage>>);
 
 impl SharedUsage {
-    pub(crate) fn new(usage: Usage) -> Self {
+    /// What is used so far.
+    #[must_use]
+    pub fn new(usage: Usage) -> Self {
         Self(Arc::new(Mutex::new(usage)))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Usage> {
+    /// Looks at it, or changes it. Not to be held.
+    #[must_use]
+    pub fn lock(&self) -> MutexGuard<'_, Usage> {
         // Counters are right between any two of their changes.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

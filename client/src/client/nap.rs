@@ -20,23 +20,23 @@ pub(super) struct WokenUp {
 
 impl Client {
     /// The machine is about to sleep, and waits until [`may_sleep`](Self::may_sleep).
-    pub(crate) fn sleep(&mut self, now: Instant) {
+    pub fn sleep(&mut self, now: Instant) {
         let attached = self.tunnel.connection().is_some();
         self.rest(Input::Sleep { attached }, now);
     }
 
     /// The machine is awake, or does not go to sleep after all.
-    pub(crate) fn awake(&mut self, now: Instant) {
+    pub fn awake(&mut self, now: Instant) {
         self.rest(Input::Awake, now);
     }
 
     /// The clocks show that the machine was asleep.
-    pub(crate) fn slept(&mut self, asleep: Duration, now: Instant) {
+    pub fn slept(&mut self, asleep: Duration, now: Instant) {
         self.rest(Input::Jumped { asleep }, now);
     }
 
     /// Whether the machine may sleep: true once each time.
-    pub(crate) fn may_sleep(&mut self) -> bool {
+    pub fn may_sleep(&mut self) -> bool {
         std::mem::take(&mut self.may_sleep)
     }
 

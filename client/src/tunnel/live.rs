@@ -32,6 +32,8 @@ pub(super) struct Live {
     /// The engine's path of each link, and whether it was validated.
     open: BTreeMap<PathKey, (Path, bool)>,
     judged: Option<Instant>,
+    /// The path that should carry, and since when it is suspect.
+    suspect: Option<(PathKey, Instant)>,
     witness: Witness,
     /// Links whose path is to be tried again.
     again: BTreeMap<PathKey, Instant>,
@@ -72,6 +74,7 @@ impl Live {
             attached: false,
             open: BTreeMap::from([(link, (Path::FIRST, true))]),
             judged: None,
+            suspect: None,
             witness: Witness::new(now),
             again: BTreeMap::new(),
             lent: BTreeMap::new(),
@@ -85,9 +88,20 @@ impl Live {
 
     /// Since when the path that should carry has been without an answer, if it is suspect.
     pub(super) fn silent_since(&self) -> Option<Instant> {
-        let view = self.active()?;
-        let silent = matches!(view.state, State::Suspect | State::Steered);
-        silent.then(|| view.evidence.last_ack.map_or(view.since, |ack| ack.max(view.since)))
+        let (path, since) = self.suspect?;
+        let view = self.active().filter(|view| view.path == path)?;
+        view.evidence.last_ack.max(Some(since))
+    }
+
+    /// A path that is steered and then is not, again and again, is as silent as before.
+    fn note_suspect(&mut self) {
+        let view = self.active();
+        let view = view.filter(|view| matches!(view.state, State::Suspect | State::Steered));
+        let found = view.map(|view| (view.path, view.since));
+        let same = self.suspect.map(|(path, _)| path) == found.map(|(path, _)| path);
+        if !same {
+            self.suspect = found;
+        }
     }
 
     /// The round trip of the path that carries.
@@ -170,6 +184,7 @@ impl Live {
         while let Some(action) = self.paths.poll_action() {
             self.act(action, around, now);
         }
+        self.note_suspect();
     }
 
     fn gather_evidence(&mut self, endpoint: &mut Endpoint, now: Instant) {

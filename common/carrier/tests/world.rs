@@ -12,6 +12,10 @@
 //! - I5: once the network is good everything comes to rest: every flow ends once, with FIN or RST at
 //!   both programs, and no flow, stream or kept byte is left.
 //!
+//! The drivers of both ends are small models here, which makes a run cheap and lets it be cut
+//! anywhere. The client and the gateway themselves run in a world of their own,
+//! `tests/tests/realworld.rs`; thieves and forgotten sessions are here alone.
+//!
 //! `WHIMBREL_SEEDS=7..8` repeats seed 7, `WHIMBREL_SEEDS=10000` runs so many.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

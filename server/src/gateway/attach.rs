@@ -19,12 +19,7 @@ use super::Gateway;
 
 impl Gateway {
     /// The outcome of [`News::Enrol`].
-    pub(crate) fn enrolled(
-        &mut self,
-        caller: &Caller,
-        outcome: Result<ClientName, Denial>,
-        now: Instant,
-    ) {
+    pub fn enrolled(&mut self, caller: &Caller, outcome: Result<ClientName, Denial>, now: Instant) {
         let Some(peer) = self.calling(caller) else { return };
         match outcome {
             Ok(name) => {
@@ -44,7 +39,7 @@ impl Gateway {
 
     /// The outcome of [`News::Attach`]: who the client is, or `None` for a stranger, and its
     /// session if it was with another slot.
-    pub(crate) fn attached(
+    pub fn attached(
         &mut self,
         attach: &Attach,
         client: Option<Client>,
@@ -109,12 +104,7 @@ impl Gateway {
     }
 
     /// Gives a session away, with all its flows, to a client of another slot that may have it.
-    pub(crate) fn hand_over(
-        &mut self,
-        id: SessionId,
-        attach: &Attach,
-        now: Instant,
-    ) -> Option<Moved> {
+    pub fn hand_over(&mut self, id: SessionId, attach: &Attach, now: Instant) -> Option<Moved> {
         let session = self.reclaim(id, &attach.caller.key, attach.epoch, now)?;
         let numbers = session.flows.values();
         let flows: Vec<Flow> = numbers.filter_map(|number| self.flows.remove(number)).collect();
@@ -309,7 +299,7 @@ impl Gateway {
 
     /// Goes on with what the service manager kept of a process before, and with who the clients
     /// are; `None` for one that is not admitted any more.
-    pub(crate) fn restore(
+    pub fn restore(
         &mut self,
         mut keep: Keep,
         sessions: Vec<(KeptSession, Option<Client>)>,
@@ -374,8 +364,8 @@ impl Gateway {
         self.park(session, now);
     }
 
-    /// Cuts a client off: its connections, its flows.
-    pub(crate) fn cut_off(&mut self, key: &PublicKey, now: Instant) -> usize {
+    /// Cuts a client off: its connections, its flows. How many connections there were.
+    pub fn cut_off(&mut self, key: &PublicKey, now: Instant) -> usize {
         let own = self.peers.values().filter(|peer| peer.key == *key);
         let connections: Vec<Connection> = own.map(|peer| peer.connection).collect();
         for connection in &connections {
@@ -389,7 +379,7 @@ impl Gateway {
 
     /// Ends every connection, so that clients learn it at once. Flows that outlive the process
     /// stay for the next one.
-    pub(crate) fn close(&mut self, now: Instant) {
+    pub fn close(&mut self, now: Instant) {
         let connections: Vec<Connection> = self.peers.keys().copied().collect();
         let code = if self.keep.is_some() { DETACH } else { 0 };
         for connection in connections {

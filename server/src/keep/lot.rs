@@ -18,7 +18,7 @@ use rustix::net::{
 };
 use tracing::warn;
 
-use super::{kernel, store};
+use super::{Store, kernel};
 
 /// Descriptors in one message; the kernel's limit is 253 (`SCM_MAX_FD`).
 const BATCH: usize = 200;
@@ -51,6 +51,7 @@ pub(super) struct Numbers(Arc<AtomicU64>);
 pub(super) struct Lot {
     pairs: Vec<Pair>,
     numbers: Numbers,
+    store: Arc<dyn Store>,
     /// Sockets parked since the last renewal, and of all how many are over.
     arrivals: u64,
     departures: u64,
@@ -81,9 +82,9 @@ impl Numbers {
 }
 
 impl Lot {
-    /// An empty lot.
-    pub(super) fn new(numbers: Numbers) -> Self {
-        Self { pairs: Vec::new(), numbers, arrivals: 0, departures: 0, renewed: 0 }
+    /// An empty lot, whose pairs are kept in `store`.
+    pub(super) fn new(numbers: Numbers, store: Arc<dyn Store>) -> Self {
+        Self { pairs: Vec::new(), numbers, store, arrivals: 0, departures: 0, renewed: 0 }
     }
 
     /// Parks a duplicate of `socket`.
@@ -134,7 +135,7 @@ impl Lot {
         (self.arrivals, self.departures) = (0, 0);
         self.renewed = u64::try_from(tickets.len()).unwrap_or(u64::MAX);
         for pair in before {
-            store::forget(&pair.name)?;
+            self.store.forget(&pair.name)?;
         }
         Ok(())
     }
@@ -147,7 +148,8 @@ impl Lot {
                 outcome => return Ok(outcome?),
             }
         }
-        let pair = Pair::store(format!("{NAME}{}", self.numbers.next()))?;
+        let name = format!("{NAME}{}", self.numbers.next());
+        let pair = Pair::keep(name, self.store.as_ref())?;
         pair.send(&payload, sockets)?;
         self.pairs.push(pair);
         Ok(())
@@ -155,7 +157,7 @@ impl Lot {
 }
 
 impl Pair {
-    fn store(name: String) -> io::Result<Self> {
+    fn keep(name: String, store: &dyn Store) -> io::Result<Self> {
         let (entrance, exit) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -163,7 +165,7 @@ impl Pair {
             None,
         )?;
         rustix::net::sockopt::set_socket_send_buffer_size(&entrance, CAPACITY)?;
-        store::keep(&name, exit.as_fd())?;
+        store.keep(&name, exit.as_fd())?;
         Ok(Self { name, entrance, _exit: exit })
     }
 

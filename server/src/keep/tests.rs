@@ -1,10 +1,27 @@
 use super::*;
 
-/// The keeps of two slots, as without a service manager: nobody stores what they ask for.
+/// A store that keeps nothing.
+#[derive(Debug)]
+pub(super) struct Nobody;
+
+impl Store for Nobody {
+    fn keep(&self, _: &str, _: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn forget(&self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The keeps of two slots.
 fn keeps() -> [Keep; 2] {
     let journal = Journal::create().unwrap();
     let numbers = lot::Numbers::default();
-    [0, 1].map(|_| Keep { journal: journal.clone(), lot: Lot::new(numbers.clone()), leaving: 0 })
+    [0, 1].map(|_| {
+        let lot = Lot::new(numbers.clone(), Arc::new(Nobody));
+        Keep { journal: journal.clone(), lot, leaving: 0 }
+    })
 }
 
 /// A flow with its socket parked.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::keep::tests::Nobody;
 use std::net::{TcpListener, TcpStream};
 
 /// Connected sockets in a pair of which nobody but the test knows.
@@ -69,7 +70,7 @@ fn names_are_not_used_twice() {
 
 #[test]
 fn a_lot_is_littered_by_more_than_it_holds() {
-    let mut lot = Lot::new(Numbers::default());
+    let mut lot = Lot::new(Numbers::default(), Arc::new(Nobody));
     lot.renewed = 500;
     (0..LITTER + 500).for_each(|_| lot.leave());
     assert!(!lot.is_littered());
