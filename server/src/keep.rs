@@ -1,10 +1,10 @@
 //! What outlives the gateway process: flows, their kept bytes and their sockets.
 //!
 //! A gateway that is killed without warning loses nothing that the service manager still holds:
-//! - the [`journal`], one shared memory file with a record of every session and flow, and with the
+//! - the `journal`, one shared memory file with a record of every session and flow, and with the
 //!   bytes that were read from a destination but not yet taken by the client;
-//! - the [`lot`]s, one of each slot, where a duplicate of every destination's socket is parked;
-//! - the kernel itself, which knows how far both directions of every socket came ([`kernel`]).
+//! - the `lot`s, one of each slot, where a duplicate of every destination's socket is parked;
+//! - the kernel itself, which knows how far both directions of every socket came (`kernel`).
 //!
 //! The next process opens all three and goes on, with as many slots as it has. What cannot be
 //! restored is named and closed; the rest carries on.
