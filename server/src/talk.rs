@@ -125,7 +125,6 @@ impl SharedUsage {
     }
 
     /// Looks at it, or changes it. Not to be held.
-    #[must_use]
     pub fn lock(&self) -> MutexGuard<'_, Usage> {
         // Counters are right between any two of their changes.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
