@@ -113,8 +113,9 @@ fn whatever_happens_every_byte_arrives_once_and_everything_ends() {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
     }
-    let fresh = seeds().filter(|seed| !FOUND.contains(seed));
-    let seeds: Vec<u64> = FOUND.into_iter().chain(fresh).collect();
+    let wanted = seeds();
+    let found = FOUND.into_iter().filter(|seed| wanted.start == 0 && !wanted.contains(seed));
+    let seeds: Vec<u64> = found.chain(wanted.clone()).collect();
     let outcomes = run_all(&seeds);
     let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
     println!(

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -44,9 +44,13 @@ const SLOT: SlotNumber = SlotNumber(0);
 struct Cupboard(Mutex<Vec<(String, OwnedFd)>>);
 
 impl Cupboard {
+    fn open(&self) -> MutexGuard<'_, Vec<(String, OwnedFd)>> {
+        self.0.lock().expect("nobody panics with it")
+    }
+
     /// What the next process is passed.
     fn pass(&self) -> Vec<(String, OwnedFd)> {
-        let kept = self.0.lock().expect("nobody panics with it");
+        let kept = self.open();
         let duplicate = |(name, kept): &(String, OwnedFd)| {
             (name.clone(), kept.try_clone().expect("there are descriptors"))
         };
@@ -56,13 +60,12 @@ impl Cupboard {
 
 impl Store for Cupboard {
     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        let mut kept = self.0.lock().expect("nobody panics with it");
-        kept.push((name.to_owned(), descriptor.try_clone_to_owned()?));
+        self.open().push((name.to_owned(), descriptor.try_clone_to_owned()?));
         Ok(())
     }
 
     fn forget(&self, name: &str) -> io::Result<()> {
-        self.0.lock().expect("nobody panics with it").retain(|(kept, _)| kept != name);
+        self.open().retain(|(kept, _)| kept != name);
         Ok(())
     }
 }
