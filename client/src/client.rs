@@ -461,6 +461,9 @@ impl Client {
         }
         if let Some(ferry) = self.forget(flow) {
             debug!(flow = flow.0, ?end, up = ferry.up_bytes, down = ferry.down_bytes, "Flow over");
+            if ferry.needs_word(end) {
+                self.tunnel.send(&[Control::Over(vec![WireFlow(flow.0)])]);
+            }
             ferry.close(end, &mut self.engine, &mut self.tunnel.endpoint, connection, now);
         }
     }

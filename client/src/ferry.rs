@@ -488,6 +488,16 @@ impl Ferry {
         self.last_byte = now;
     }
 
+    /// Whether the gateway learns only by a word of its own that the flow is over: a stream that both
+    /// ends have finished cannot be reset.
+    pub(crate) fn needs_word(&self, end: &End) -> bool {
+        let ours = match end {
+            End::ByApplication | End::Violation(_) | End::Wire(_) => true,
+            End::Complete | End::Refused(_) | End::ByGateway => false,
+        };
+        ours && self.pipe.as_ref().is_some_and(|pipe| pipe.sender.is_finished())
+    }
+
     /// Tells both sides how the flow ended, where they do not know yet.
     pub(crate) fn close(
         self,

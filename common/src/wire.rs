@@ -113,7 +113,7 @@ pub enum Control {
         /// There are no others.
         last: bool,
     },
-    /// Gateway: flows that are over although not everything was taken. Where both ends have said
+    /// Either: flows that are over although not everything was taken. Where both ends have said
     /// their last byte the stream cannot tell it any more.
     Over(Vec<WireFlow>),
     /// Client: it goes to sleep. The gateway parks the session at once, and says so by closing the

@@ -390,6 +390,7 @@ impl Gateway {
             Control::Holding { flows, last } if peer.session.is_some() => {
                 self.holding(connection, &flows, last);
             }
+            Control::Over(flows) if peer.session.is_some() => self.over(connection, &flows),
             Control::Park if peer.session.is_some() => self.park_sleeper(connection, now),
             Control::Taken(_)
             | Control::Holding { .. }

@@ -214,6 +214,17 @@ impl Gateway {
         }
     }
 
+    /// The client has given up flows whose streams cannot tell it.
+    pub(super) fn over(&mut self, connection: Connection, flows: &[WireFlow]) {
+        for flow in flows {
+            let session = self.peers.get(&connection).and_then(|peer| peer.session.as_ref());
+            let number = session.and_then(|session| session.flows.get(flow).copied());
+            let Some(number) = number else { continue };
+            let complete = self.flows.get(&number).is_some_and(Flow::is_complete);
+            self.end(number, if complete { End::Complete } else { End::ByClient });
+        }
+    }
+
     pub(super) fn expire_dials(&mut self, now: Instant) {
         while let Some((at, number)) = self.dials.front().copied()
             && at <= now

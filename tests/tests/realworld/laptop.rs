@@ -87,6 +87,11 @@ impl Laptop {
         self.told.push_back(what);
     }
 
+    /// Whether there is something it has not heard of yet.
+    pub(crate) fn is_told(&self) -> bool {
+        !self.told.is_empty()
+    }
+
     /// Everything that can be done without waiting; what was sent, with the link it left by.
     pub(crate) fn turn(&mut self, now: Instant) -> Vec<(usize, BytesMut)> {
         let mut sent = Vec::new();

@@ -90,8 +90,6 @@ pub(crate) struct Network {
     queue: BTreeMap<(Instant, u64), Datagram>,
     count: u64,
     rebound: u16,
-    /// Tells one run from another.
-    pub(crate) fingerprint: u64,
 }
 
 impl Network {
@@ -103,7 +101,7 @@ impl Network {
             dead_until: [None; 2],
         };
         let links = [1, 2].map(link);
-        Self { chance, links, queue: BTreeMap::new(), count: 0, rebound: 5000, fingerprint: 0 }
+        Self { chance, links, queue: BTreeMap::new(), count: 0, rebound: 5000 }
     }
 
     pub(crate) fn turn(&mut self, link: usize, weather: Weather) {
@@ -153,11 +151,6 @@ impl Network {
     }
 
     fn send(&mut self, link: usize, datagram: Datagram, now: Instant) {
-        self.fingerprint = self
-            .fingerprint
-            .rotate_left(5)
-            .wrapping_add(datagram.bytes.len() as u64)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let weather = self.links[link].weather;
         let dead = self.is_dead(link, datagram.way, now);
         if dead || !self.links[link].up || self.chance.per_mille(weather.loss) {

@@ -60,8 +60,7 @@ impl Cupboard {
 
 impl Store for Cupboard {
     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        let descriptor = descriptor.try_clone_to_owned()?;
-        self.open().push((name.to_owned(), descriptor));
+        self.open().push((name.to_owned(), descriptor.try_clone_to_owned()?));
         Ok(())
     }
 

@@ -102,7 +102,6 @@ fn memory(chance: &mut Chance) -> u64 {
 /// What a run was like.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Outcome {
-    pub(crate) fingerprint: u64,
     pub(crate) stories: u64,
     pub(crate) bytes: u64,
     pub(crate) whole: u64,
@@ -260,7 +259,6 @@ impl Stage {
             self.stories.iter().filter(|story| what(story)).count() as u64
         };
         Outcome {
-            fingerprint: self.network.fingerprint,
             stories: self.stories.len() as u64,
             bytes: self.stories.iter().map(Story::bytes).sum(),
             whole: count(Story::is_whole),

@@ -165,7 +165,8 @@ impl Stage {
         let kernel = &mut self.laptop.kernel;
         let impatient =
             self.stories.iter_mut().filter_map(|story| story.poll_timeout(kernel)).min();
-        let laptop = [self.laptop.poll_timeout(), impatient].into_iter().flatten().min();
+        let told = self.laptop.is_told().then(|| self.laptop_clock.read(self.now));
+        let laptop = [self.laptop.poll_timeout(), impatient, told].into_iter().flatten().min();
         let laptop = of(self.laptop_clock, laptop);
         let office = of(self.office_clock, self.office.poll_timeout());
         let next = [self.network.next(), laptop, office].into_iter().flatten().min();
