@@ -333,6 +333,15 @@ impl Pipe {
         endpoint.abort(connection, stream, StreamCode::Superseded.code());
     }
 
+    /// Ends the stream of a flow that is over in good order. What was to be said before still is: the
+    /// answer to a client that resumed the flow only to hear that all was taken.
+    pub fn conclude(&mut self, endpoint: &mut Endpoint, connection: Connection) {
+        // A stream that is gone already needs no end.
+        let _gone = self.announce(endpoint, connection);
+        let _gone = endpoint.finish(connection, self.stream);
+        endpoint.stop(connection, self.stream, StreamCode::Superseded.code());
+    }
+
     /// Whether both directions are over and known to be so.
     pub fn is_done(&self) -> bool {
         self.sender.is_done() && self.receiver.is_done() && !self.receiver.report_due()

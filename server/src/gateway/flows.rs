@@ -304,15 +304,13 @@ impl Gateway {
 
     /// A flow is over: its stream, its socket and what it counted go.
     pub(super) fn end(&mut self, number: u64, end: End) {
-        let Some(flow) = self.flows.remove(&number) else { return };
+        let Some(mut flow) = self.flows.remove(&number) else { return };
         debug!(flow = flow.pipe.flow.0, destination = %flow.destination, ?end, "Flow over");
         self.settle(number, &flow);
         match end {
             End::Complete if flow.parked => {}
             // Everything was taken; a stream that is not ended would count as open for ever.
-            End::Complete => {
-                Pipe::supersede(&mut self.endpoint, flow.client, flow.pipe.stream());
-            }
+            End::Complete => flow.pipe.conclude(&mut self.endpoint, flow.client),
             End::Refused(_) => self.stats.failed += 1,
             End::ByDestination | End::ByClient | End::Violation(_) if flow.parked => {}
             End::ByDestination | End::ByClient | End::Violation(_) => {
