@@ -283,8 +283,9 @@ impl Paths {
         let spare = link.open
             && self.active != Some(path)
             && matches!(link.state, State::Warm | State::Suspect);
+        // Not excused by our own sleep: on a busy machine that would put it off for ever, and the
+        // active path has to prove itself first anyway.
         let since = link.evidence.undelivered.filter(|_| spare)?;
-        let since = self.awake_since.map_or(since, |awake| awake.max(since));
         Some(since + self.config.spare_after(&link.evidence))
     }
 
