@@ -28,12 +28,8 @@
 //! a run tells what happens in it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::ops::Range;
-use std::panic;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
+use runs::{run_all, seeds, start};
 use schedule::Outcome;
 
 #[path = "../../common/carrier/tests/world/chance.rs"]
@@ -46,6 +42,8 @@ mod laptop;
 mod network;
 #[path = "realworld/office.rs"]
 mod office;
+#[path = "../../common/carrier/tests/world/runs.rs"]
+mod runs;
 #[path = "realworld/schedule.rs"]
 mod schedule;
 #[path = "realworld/stage.rs"]
@@ -57,6 +55,9 @@ mod verdict;
 
 const GATEWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
 
+/// What repeats a run.
+const REPEAT: &str = "cargo test -p whimbrel-tests --test realworld";
+
 /// Runs of a usual test: about half a minute.
 const SEEDS: u64 = 40;
 
@@ -66,58 +67,16 @@ const SEEDS: u64 = 40;
 /// one whose end the client never heard of, because the answer that told it was reset with its stream.
 const FOUND: [u64; 4] = [236, 250, 258, 277];
 
-/// Where every clock starts: anywhere, as nothing but differences count.
-fn start() -> Instant {
-    static START: OnceLock<Instant> = OnceLock::new();
-    *START.get_or_init(Instant::now)
-}
-
-fn seeds() -> Range<u64> {
-    let Ok(wanted) = std::env::var("WHIMBREL_SEEDS") else { return 0..SEEDS };
-    let number = |text: &str| text.parse().expect("WHIMBREL_SEEDS is a count or from..to");
-    wanted
-        .split_once("..")
-        .map_or_else(|| 0..number(&wanted), |(from, to)| number(from)..number(to))
-}
-
-/// Runs all of them on two threads; what each came to, or the seed that failed.
-fn run_all(seeds: &[u64]) -> Vec<Outcome> {
-    let next = AtomicU64::new(0);
-    let work = || {
-        let mut outcomes = Vec::new();
-        loop {
-            let at = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).expect("an index");
-            let Some(seed) = seeds.get(at).copied() else { return outcomes };
-            let outcome = panic::catch_unwind(|| schedule::run(seed));
-            let Ok(outcome) = outcome else {
-                next.store(seeds.len() as u64, Ordering::Relaxed);
-                let (from, to) = (seed, seed + 1);
-                panic!(
-                    "seed {seed} failed after {at} others; repeat it with \
-                     WHIMBREL_SEEDS={from}..{to} cargo test -p whimbrel-tests --test realworld"
-                );
-            };
-            outcomes.push(outcome);
-        }
-    };
-    std::thread::scope(|scope| {
-        let threads = [scope.spawn(work), scope.spawn(work)];
-        let joined =
-            threads.map(|thread| thread.join().unwrap_or_else(|e| panic::resume_unwind(e)));
-        joined.into_iter().flatten().collect()
-    })
-}
-
 #[test]
 fn whatever_happens_every_byte_arrives_once_and_everything_ends() {
     if std::env::var_os("RUST_LOG").is_some() {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
     }
-    let wanted = seeds();
+    let wanted = seeds(SEEDS);
     let found = FOUND.into_iter().filter(|seed| wanted.start == 0 && !wanted.contains(seed));
     let seeds: Vec<u64> = found.chain(wanted.clone()).collect();
-    let outcomes = run_all(&seeds);
+    let outcomes = run_all(&seeds, REPEAT, schedule::run);
     let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
     println!(
         "{} runs: {} connections, {} of them whole, {} excused; {} bytes, {} sessions lost, \
