@@ -48,6 +48,8 @@ pub(crate) struct Flow {
     pub(crate) counted: u64,
     /// The connection that carried the flow is lost, and no stream of another carries it yet.
     pub(crate) parked: bool,
+    /// Whether somebody looks if it has come to rest.
+    pub(crate) watched: bool,
     /// Where the flow outlives the process, if it does.
     pub(crate) shelf: Option<Shelf>,
     socket: Destination,
@@ -104,6 +106,7 @@ impl Flow {
             queued: false,
             counted: 0,
             parked: false,
+            watched: false,
             shelf: None,
             socket,
             dialling: true,
@@ -146,6 +149,7 @@ impl Flow {
         self.client = Connection::NONE;
         self.parked = true;
         self.queued = false;
+        self.watched = false;
         self.can_read = true;
         self.can_write = !self.dialling;
         self.closing = true;

@@ -36,7 +36,10 @@ use crate::sessions::Parked;
 use crate::talk::{Attach, Caller, News, SharedUsage};
 
 mod attach;
+mod cooling;
 mod flows;
+
+use cooling::Cooling;
 
 /// One read from a destination, in bytes. Bytes are copied out of it at their exact size.
 const SCRATCH: usize = 128 * 1024;
@@ -83,6 +86,8 @@ pub struct Gateway {
     /// Flows that found no room for what their destinations say.
     starved: BTreeSet<u64>,
     feed_at: Instant,
+    /// Flows that outlive the process and have memory that keeps nothing.
+    cooling: Cooling,
     /// What outlives this process, where a service manager keeps it.
     keep: Option<Keep>,
     flows: BTreeMap<u64, Flow>,
@@ -132,6 +137,7 @@ impl Gateway {
             parked: Parked::default(),
             memory: Memory::new(memory(&config.limits, slots)),
             starved: BTreeSet::new(),
+            cooling: Cooling::default(),
             feed_at: now,
             keep: None,
             flows: BTreeMap::new(),
@@ -200,6 +206,7 @@ impl Gateway {
         self.expire_dials(now);
         self.expire_parked(now);
         self.feed_starved(now);
+        self.cool_flows(now);
         self.turn_flows(now);
         self.relieve_memory();
         self.tend_peers(now);
@@ -218,7 +225,8 @@ impl Gateway {
         let dials = self.dials.front().map(|(at, _)| *at);
         let parked = self.parked.deadline(self.limits.hold);
         let starved = Some(self.feed_at).filter(|_| !self.starved.is_empty());
-        [self.endpoint.poll_timeout(), peers, dials, parked, starved].into_iter().flatten().min()
+        let timers = [self.endpoint.poll_timeout(), peers, dials, parked, starved];
+        timers.into_iter().chain([self.cooling.deadline()]).flatten().min()
     }
 
     fn handle_event(&mut self, connection: Connection, event: Event, now: Instant) {
@@ -561,7 +569,7 @@ impl AsFd for Gateway {
 fn act(endpoint: &mut Endpoint, peer: &mut Peer, action: Action, now: Instant) {
     match action {
         Action::Probe { path } => endpoint.ping(peer.connection, Path(path.0)),
-        Action::Carry { path } => endpoint.carry(peer.connection, Path(path.0)),
+        Action::Carry { path } => endpoint.carry(peer.connection, Path(path.0), now),
         Action::Close { path } => endpoint.close_path(peer.connection, Path(path.0), now),
         Action::Moved(step) => {
             if step.from.is_none() {

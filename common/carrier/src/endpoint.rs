@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use noq_proto::{ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, FourTuple, VarInt};
 use tracing::debug;
 
-use rebinding::Carries;
+use rebinding::Addresses;
 
 use crate::transport::{self, Identity, IdentityError, Role, Tuning};
 
@@ -95,7 +95,7 @@ struct Slot {
     timer: Option<Instant>,
     connected: bool,
     lost: bool,
-    carries: Carries,
+    addresses: Addresses,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -183,7 +183,7 @@ impl Endpoint {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(slot) = self.slots.get_mut(handle.0).and_then(Option::as_mut) {
                     slot.connection.handle_event(event);
-                    slot.watch_address(now);
+                    slot.watch_address(remote, now);
                     self.touch(handle.0);
                 }
             }
@@ -242,7 +242,7 @@ impl Endpoint {
             timer: None,
             connected: false,
             lost: false,
-            carries: Carries::default(),
+            addresses: Addresses::default(),
         });
         self.touch(handle.0);
         Connection(handle.0)

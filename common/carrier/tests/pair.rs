@@ -342,7 +342,7 @@ fn data_follows_the_path_that_carries() {
     pair.client.write(connection, stream, Bytes::from(vec![1; 5000])).unwrap();
     pair.run(Duration::from_millis(1));
     assert!(pair.sent_on.iter().all(|used| *used == link(1)), "a spare path stays spare");
-    pair.client.carry(connection, path);
+    pair.client.carry(connection, path, pair.now);
     pair.run(Duration::from_millis(100));
     pair.sent_on.clear();
     pair.client.write(connection, stream, Bytes::from(vec![1; 5000])).unwrap();
@@ -359,7 +359,7 @@ fn rebinding_costs_a_round_trip_although_the_spare_path_is_dead() {
     pair.client.write(at_client, stream, Bytes::from_static(b"?")).unwrap();
     let path = pair.open_second_path(at_client);
     pair.gateway.back_up(at_gateway, path);
-    pair.gateway.carry(at_gateway, Path::FIRST);
+    pair.gateway.carry(at_gateway, Path::FIRST, pair.now);
     pair.run(Duration::from_secs(1));
     let stream_there = pair.gateway.accept(at_gateway).unwrap();
     pair.dead = vec![link(2)];
@@ -383,6 +383,34 @@ fn rebinding_costs_a_round_trip_although_the_spare_path_is_dead() {
     }
 }
 
+/// After an outage the NAT of the path that is to carry has forgotten it, and the path that carried
+/// is still dead.
+#[test]
+fn path_with_a_new_address_carries_after_a_round_trip_although_the_others_are_dead() {
+    let (mut pair, at_client, at_gateway) = Pair::connected();
+    let stream = pair.client.open(at_client).unwrap();
+    pair.client.write(at_client, stream, Bytes::from_static(b"?")).unwrap();
+    let path = pair.open_second_path(at_client);
+    pair.gateway.carry(at_gateway, path, pair.now);
+    pair.client.carry(at_client, path, pair.now);
+    pair.run(Duration::from_secs(1));
+    let stream_there = pair.gateway.accept(at_gateway).unwrap();
+    pair.dead = vec![link(2)];
+    pair.port = 6000;
+    pair.client.ping(at_client, Path::FIRST);
+    while pair.gateway.remote(at_gateway, Path::FIRST) != Some(pair.address(link(1))) {
+        pair.run(Duration::from_millis(1));
+    }
+    pair.gateway.carry(at_gateway, Path::FIRST, pair.now);
+    pair.gateway.write(at_gateway, stream_there, Bytes::from_static(&[7; 100])).unwrap();
+    let begin = pair.now;
+    while read_all(&mut pair.client, at_client, stream).is_empty() {
+        pair.run(Duration::from_millis(1));
+        let took = pair.now - begin;
+        assert!(took <= 3 * ONE_WAY + ACK_DELAY, "nothing after {took:?}");
+    }
+}
+
 #[test]
 fn spare_path_starts_afresh_when_it_is_to_carry() {
     let (mut pair, connection, _) = Pair::connected();
@@ -392,7 +420,7 @@ fn spare_path_starts_afresh_when_it_is_to_carry() {
         pair.run(Duration::from_secs(1));
     }
     let fresh = pair.client.path(connection, Path::FIRST).unwrap().cwnd;
-    pair.client.carry(connection, path);
+    pair.client.carry(connection, path, pair.now);
     assert!(pair.client.path(connection, path).unwrap().cwnd >= fresh.min(12_000));
 }
 
@@ -423,7 +451,7 @@ fn steered_path_recovers_what_was_in_flight() {
     while pair.gateway.accept(at_gateway).is_some() {}
     assert_eq!(read_all(&mut pair.gateway, at_gateway, stream).len(), 0);
     pair.steered = true;
-    pair.client.carry(at_client, path);
+    pair.client.carry(at_client, path, pair.now);
     pair.client.ping(at_client, Path::FIRST);
     pair.run(Duration::from_millis(200));
     while pair.gateway.accept(at_gateway).is_some() {}

@@ -15,7 +15,7 @@ use whimbrel_common::wire::{
 
 use crate::dial::{Destination, refusal};
 use crate::flow::{End, Flow, Terms, Turn};
-use crate::keep::Keep;
+use crate::keep::{Keep, Shelf};
 use crate::peer::Use;
 use crate::sessions::Session;
 
@@ -241,6 +241,21 @@ impl Gateway {
         }
     }
 
+    /// Flows that have come to rest give their memory back.
+    pub(super) fn cool_flows(&mut self, now: Instant) {
+        for warm in self.cooling.due(now) {
+            let Some(flow) = self.flows.get_mut(&warm.flow) else { continue };
+            let Some(shelf) = &mut flow.shelf else { continue };
+            if warm.is_at_rest(flow.down_bytes) {
+                shelf.cool();
+            }
+            flow.watched = shelf.can_cool();
+            if flow.watched {
+                self.cooling.add(warm.flow, flow.down_bytes, now);
+            }
+        }
+    }
+
     /// Flows that found no room try again when some may have been made.
     pub(super) fn feed_starved(&mut self, now: Instant) {
         if self.starved.is_empty() || now < self.feed_at {
@@ -292,6 +307,10 @@ impl Gateway {
             }
             if moved != (0, 0) {
                 peer.paths.handle(Input::Activity, now);
+            }
+            if !flow.watched && flow.shelf.as_ref().is_some_and(Shelf::can_cool) {
+                flow.watched = true;
+                self.cooling.add(number, flow.down_bytes, now);
             }
             peer.reports.note(flow.pipe.flow, &flow.pipe.receiver, now);
             match turn {

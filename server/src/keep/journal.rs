@@ -384,6 +384,11 @@ impl Shelf {
         bytes.extend_from_slice(self.map.ring(self.slot, at % RING, first));
         bytes.extend_from_slice(self.map.ring(self.slot, 0, length - first));
         self.fill(end);
+        if length == 0 {
+            // The process before may have left some.
+            self.punch(0, RING);
+            self.cooled(0);
+        }
         Some(bytes)
     }
 
@@ -402,6 +407,19 @@ impl Shelf {
         }
         if self.map.resident.load(Ordering::Relaxed) > RESIDENT {
             self.cool_down();
+        }
+    }
+
+    /// Whether the ring has memory, and nothing is kept in it.
+    pub(crate) fn can_cool(&self) -> bool {
+        self.warm > 0 && self.taken == self.end
+    }
+
+    /// Gives all memory back, unless something is kept in it.
+    pub(crate) fn cool(&mut self) {
+        if self.can_cool() {
+            self.punch(0, RING);
+            self.cooled(0);
         }
     }
 

@@ -21,7 +21,7 @@ impl Live {
             Action::Carry { path: link } => {
                 if let Some(path) = self.path_of(link) {
                     around.uplinks.prefer(link);
-                    around.endpoint.carry(self.connection, path);
+                    around.endpoint.carry(self.connection, path, now);
                 }
             }
             Action::Steer { from, onto } => self.steer(from, onto, around),

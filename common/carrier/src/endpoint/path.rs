@@ -110,7 +110,7 @@ impl Endpoint {
     }
 
     /// Makes `path` carry the data and every other path a backup.
-    pub fn carry(&mut self, connection: Connection, path: Path) {
+    pub fn carry(&mut self, connection: Connection, path: Path, now: Instant) {
         let Some(slot) = self.slot(connection) else { return };
         // The new one first: without any available path all backups would carry.
         let before = slot.connection.set_path_status(path.id(), PathStatus::Available);
@@ -124,7 +124,7 @@ impl Endpoint {
                 let _ = slot.connection.set_path_status(other, PathStatus::Backup);
             }
         }
-        slot.carry_on(path);
+        slot.carry_on(path, now);
     }
 
     /// Keeps `path` as a backup.

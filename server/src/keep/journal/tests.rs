@@ -121,6 +121,30 @@ fn memory_behind_what_was_taken_is_given_back_when_there_is_much() {
 }
 
 #[test]
+fn a_flow_at_rest_takes_a_record_and_no_more() {
+    let mut journal = Journal::create().unwrap();
+    let place = journal.open_session(id(1), key(2)).unwrap();
+    let mut shelf = journal.open_flow(place, WireFlow(0), destination()).unwrap();
+    let before = rustix::fs::fstat(&journal.map.file).unwrap().st_blocks;
+    shelf.space(0, 100_000).fill(7);
+    shelf.fill(100_000);
+    shelf.take(60_000);
+    shelf.cool();
+    assert!(!shelf.can_cool(), "something is kept");
+    assert_eq!(shelf.bytes(60_000, 100_000).unwrap(), [7; 40_000]);
+    shelf.take(100_000);
+    assert!(shelf.can_cool());
+    shelf.cool();
+    assert!(!shelf.can_cool());
+    assert_eq!(rustix::fs::fstat(&journal.map.file).unwrap().st_blocks, before);
+    assert_eq!(journal.map.resident.load(Ordering::Relaxed), 0);
+
+    shelf.space(100_000, 10).fill(8);
+    shelf.fill(100_010);
+    assert_eq!(shelf.bytes(100_000, 100_010).unwrap(), [8; 10]);
+}
+
+#[test]
 fn offsets_that_contradict_each_other_are_refused() {
     let mut journal = Journal::create().unwrap();
     let place = journal.open_session(id(1), key(2)).unwrap();
