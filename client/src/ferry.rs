@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use tracing::debug;
 use whimbrel_carrier::{AnswerOrEnd, Connection, Endpoint, Pipe, Pulled, StreamEnd};
 use whimbrel_client_core::engine::{Engine, FlowId, Refusal};
 use whimbrel_common::session::{INITIAL_WINDOW, Violation};
@@ -375,6 +376,7 @@ impl Ferry {
                 pipe.receiver.resume(offset).map_err(End::Violation)?;
                 pipe.sender.acknowledge(taken, limit, fin_taken).map_err(End::Violation)?;
                 pipe.mark_answered();
+                debug!(flow = self.flow.0, taken, repeated, "Flow goes on");
                 self.opened(engine, now);
                 Ok(())
             }
