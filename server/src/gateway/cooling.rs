@@ -43,7 +43,11 @@ impl Cooling {
     /// Flows to look at, no more than a turn has time for.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Warm> {
         let due = self.flows.iter().take(BATCH).take_while(|warm| warm.look_at <= now).count();
-        self.flows.drain(..due).collect()
+        let flows = self.flows.drain(..due).collect();
+        if self.flows.is_empty() {
+            self.flows = VecDeque::new();
+        }
+        flows
     }
 }
 
