@@ -102,9 +102,19 @@ impl Client {
         }
     }
 
-    /// A packet came from the TUN.
-    pub fn handle_packet(&mut self, packet: &[u8], now: Instant) {
-        self.engine.handle_packet(DeviceId(0), packet, now);
+    /// A packet came from a TUN.
+    pub fn handle_packet(&mut self, device: DeviceId, packet: &[u8], now: Instant) {
+        self.engine.handle_packet(device, packet, now);
+    }
+
+    /// How many connections of a TUN's applications there are.
+    pub(crate) fn count(&self, device: DeviceId) -> usize {
+        self.engine.count(device)
+    }
+
+    /// A TUN is gone, and its applications with it.
+    pub(crate) fn abandon(&mut self, device: DeviceId) {
+        self.engine.abort_device(device);
     }
 
     /// Lets everything that was touched react. Whether more could be done at once.

@@ -37,6 +37,28 @@ pub struct Status {
     pub uptime_s: u64,
     /// Why it is not attached, as a sentence; `None` while it is.
     pub trouble: Option<String>,
+    /// Commands of `whimbrel run`, the oldest first.
+    #[serde(default)]
+    pub runs: Vec<RunReport>,
+}
+
+/// A command of `whimbrel run`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RunReport {
+    /// Its number, which is never used again while the daemon runs.
+    pub device: u32,
+    /// The program's name.
+    pub command: String,
+    /// The process it began as; `None` if it is in a namespace the daemon does not see.
+    pub pid: Option<i32>,
+    /// The user.
+    pub uid: u32,
+    /// Its connections.
+    pub flows: u64,
+    /// Seconds since it began.
+    pub age_s: u64,
+    /// Whether it has ended, with everything it started; its last connections are still served.
+    pub ended: bool,
 }
 
 /// What the daemon does.
@@ -198,6 +220,8 @@ pub enum EventKind {
     Sleep,
     /// The machine slept and is awake again.
     Wake,
+    /// A command of `whimbrel run` began or is over.
+    Run,
 }
 
 macro_rules! named {
@@ -241,4 +265,5 @@ named!(EventKind {
     Resumed => "resumed",
     Sleep => "sleep",
     Wake => "wake",
+    Run => "run",
 });

@@ -319,6 +319,11 @@ impl Engine {
         self.table.len() == 0
     }
 
+    /// The number of flows of one device, pending ones included.
+    pub fn count(&self, device: DeviceId) -> usize {
+        self.table.count(device)
+    }
+
     /// What was counted.
     pub fn stats(&self) -> &Stats {
         &self.stats

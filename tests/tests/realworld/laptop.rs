@@ -106,7 +106,7 @@ impl Laptop {
         for _ in 0..ROUNDS {
             self.kernel.poll(now);
             while let Some(packet) = self.kernel.take() {
-                self.client.handle_packet(&packet, now);
+                self.client.handle_packet(DeviceId(0), &packet, now);
             }
             let mut busy = self.client.advance(self.kernel.wire(), now);
             busy |= self.transmit(&mut sent, now);

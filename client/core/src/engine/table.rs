@@ -1,6 +1,6 @@
 //! Flows by slot, by key and by id.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
@@ -106,6 +106,7 @@ pub(super) struct Table {
     free: Vec<usize>,
     by_key: HashMap<Key, usize, Seed>,
     by_id: HashMap<FlowId, usize, Seed>,
+    by_device: BTreeMap<DeviceId, usize>,
 }
 
 impl Table {
@@ -115,11 +116,17 @@ impl Table {
             free: Vec::new(),
             by_key: HashMap::with_hasher(Seed(seed)),
             by_id: HashMap::with_hasher(Seed(seed)),
+            by_device: BTreeMap::new(),
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    /// The number of flows of one device.
+    pub(super) fn count(&self, device: DeviceId) -> usize {
+        self.by_device.get(&device).copied().unwrap_or(0)
     }
 
     pub(super) fn insert(&mut self, entry: Entry) -> usize {
@@ -133,6 +140,7 @@ impl Table {
         };
         self.by_key.insert(key, slot);
         self.by_id.insert(id, slot);
+        *self.by_device.entry(key.device).or_default() += 1;
         slot
     }
 
@@ -170,6 +178,12 @@ impl Table {
         self.detach(slot);
         let entry = self.slots.get_mut(slot)?.take()?;
         self.by_id.remove(&entry.id);
+        if let Some(count) = self.by_device.get_mut(&entry.key.device) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_device.remove(&entry.key.device);
+            }
+        }
         self.free.push(slot);
         Some(entry)
     }
