@@ -136,7 +136,12 @@ struct Run {
     #[command(flatten)]
     place: Place,
     /// The command and its arguments; its exit code is passed on
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
     command: Vec<OsString>,
 }
 

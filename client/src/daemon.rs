@@ -235,9 +235,10 @@ impl Daemon {
         let Self { devices, client, .. } = self;
         let read = devices.read(|device, packet| client.handle_packet(device, packet, now));
         read.unwrap_or_else(|error| {
-            self.fatal = Some(anyhow::Error::new(error).context(
-                "the TUN interface cannot be read; it was removed while the daemon ran",
-            ));
+            self.fatal =
+                Some(anyhow::Error::new(error).context(
+                    "the TUN interface cannot be read; it was removed while the daemon ran",
+                ));
             false
         })
     }
@@ -517,7 +518,7 @@ impl Running for Daemon {
     fn status(&mut self) -> Status {
         let mut links = self.client.tunnel.links();
         links.sort_by_key(|link| !link.active);
-        let paths = links.into_iter().map(path_report).collect();
+        let paths = links.into_iter().map(PathReport::from).collect();
         let attached = self.client.tunnel.standing(Instant::now()) == Standing::Attached;
         Status {
             state: self.session_state(),
@@ -584,24 +585,6 @@ impl Running for Daemon {
         self.client.resume();
         self.follow_plan();
         Ok("new connections are captured again".to_owned())
-    }
-}
-
-fn path_report(link: crate::tunnel::LinkView) -> PathReport {
-    let path = link.path.as_ref();
-    let measured = path.and_then(|path| path.progress).is_some_and(|it| it.last_ack.is_some());
-    PathReport {
-        link: link.link,
-        state: link.state.to_string(),
-        rtt_ms: path
-            .filter(|_| measured)
-            .map(|path| (path.rtt.as_secs_f64() * 10_000.0).round() / 10.0),
-        cwnd: path.map_or(0, |path| path.cwnd),
-        mtu: path.map_or(0, |path| path.mtu),
-        tx_bytes: link.tx_bytes,
-        rx_bytes: link.rx_bytes,
-        remote: path.map(|path| path.remote),
-        metered: link.metered,
     }
 }
 

@@ -154,9 +154,7 @@ impl Devices {
         idle: impl Fn(DeviceId) -> bool,
         now: Instant,
     ) -> Vec<(DeviceId, Owner)> {
-        let over = |device: DeviceId, guest: &Guest| {
-            guest.broken || guest.stopped && idle(device)
-        };
+        let over = |device: DeviceId, guest: &Guest| guest.broken || guest.stopped && idle(device);
         let parted: Vec<_> =
             self.guests.extract_if(.., |device, guest| over(*device, guest)).collect();
         if !parted.is_empty() && self.guests.is_empty() {
@@ -185,11 +183,7 @@ impl Devices {
     }
 }
 
-fn read_batch(
-    tun: &Tun,
-    buffer: &mut [u8],
-    mut each: impl FnMut(&[u8]),
-) -> io::Result<bool> {
+fn read_batch(tun: &Tun, buffer: &mut [u8], mut each: impl FnMut(&[u8])) -> io::Result<bool> {
     for _ in 0..PACKETS {
         match tun.read(buffer) {
             Ok(length) => {

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::tunnel::LinkView;
+
 /// A point in time: milliseconds since 1970-01-01 00:00 UTC.
 pub type UnixMillis = u64;
 
@@ -110,6 +112,26 @@ pub struct PathReport {
     pub remote: Option<SocketAddr>,
     /// Whether `paths.metered` names the link.
     pub metered: bool,
+}
+
+impl From<LinkView> for PathReport {
+    fn from(link: LinkView) -> Self {
+        let path = link.path.as_ref();
+        let measured = path.and_then(|path| path.progress).is_some_and(|it| it.last_ack.is_some());
+        Self {
+            link: link.link,
+            state: link.state.to_string(),
+            rtt_ms: path
+                .filter(|_| measured)
+                .map(|path| (path.rtt.as_secs_f64() * 10_000.0).round() / 10.0),
+            cwnd: path.map_or(0, |path| path.cwnd),
+            mtu: path.map_or(0, |path| path.mtu),
+            tx_bytes: link.tx_bytes,
+            rx_bytes: link.rx_bytes,
+            remote: path.map(|path| path.remote),
+            metered: link.metered,
+        }
+    }
 }
 
 /// Flows by what they do.

@@ -69,7 +69,8 @@ pub fn run(
     drop((tun, pulse));
     let error = Command::new(program).args(arguments).exec();
     let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_STARTED };
-    Err(anyhow!(error).context(format!("cannot start {}", program.display()))).context(ExitWith(code))
+    Err(anyhow!(error).context(format!("cannot start {}", program.display())))
+        .context(ExitWith(code))
 }
 
 /// A daemon that takes a TUN.
@@ -87,7 +88,7 @@ fn reach(layout: Option<Layout>, attend: Attend) -> anyhow::Result<Reached> {
             Ok(line) => Ok(Reached { line, is_host: false }),
             Err(AskError::NotRunning(_)) => attendant::start(&layout, attend),
             Err(error) => Err(error.into()),
-        }
+        };
     }
     let system = Layout::for_config(None, Role::Client);
     let refused = match Line::open(&system.socket) {

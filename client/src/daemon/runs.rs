@@ -9,6 +9,7 @@ use whimbrel_host::control::ControlServer;
 use super::Daemon;
 use crate::control::{Passed, Welcome};
 use crate::report::EventKind;
+use crate::resolver;
 
 /// A daemon that serves commands only goes on for this long after the last of them: one that is
 /// run in a loop finds its connection to the gateway again.
@@ -40,6 +41,8 @@ impl Daemon {
         let Passed { owner, tun, pulse } = passed;
         let text = format!("`{}` is carried", owner.command);
         self.devices.admit(owner, tun, pulse, Instant::now())?;
+        // The host's own resolver may be another one than an hour ago.
+        self.client.ask(resolver::choose(&self.config.run.resolvers));
         self.client.journal.tell(EventKind::Run, text);
         Ok(Welcome {})
     }

@@ -161,7 +161,8 @@ fn explain_futile(workshop: &Workshop) -> anyhow::Result<()> {
     for (name, reason) in FUTILE {
         let found = folders.iter().map(|folder| folder.join(name)).find(|file| file.is_file());
         let Some(found) = found.and_then(|file| fs::canonicalize(file).ok()) else { continue };
-        let text = format!("#!/bin/sh\necho '{name}: not inside whimbrel run: {reason}' >&2\nexit 1\n");
+        let text =
+            format!("#!/bin/sh\necho '{name}: not inside whimbrel run: {reason}' >&2\nexit 1\n");
         let word = workshop.file(name, &text, 0o755)?;
         cover(&found, &word)?;
     }

@@ -39,9 +39,8 @@ pub(super) fn enter() -> anyhow::Result<Entered> {
 fn unshare_user(ours: UnshareFlags) -> anyhow::Result<()> {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     unshare(UnshareFlags::NEWUSER | ours).context("making a user namespace")?;
-    let write = |path: &str, text: String| {
-        fs::write(path, text).context("keeping the user's number")
-    };
+    let write =
+        |path: &str, text: String| fs::write(path, text).context("keeping the user's number");
     // The kernel's condition for a group of one's own (user_namespaces(7)).
     write("/proc/self/setgroups", "deny".to_owned())?;
     write("/proc/self/uid_map", format!("{0} {0} 1", uid.as_raw()))?;

@@ -39,7 +39,14 @@ pub(super) fn lay() -> anyhow::Result<Tun> {
         }
         // The loopback interface is the first of every network namespace.
         let lo = LinkUnspec::new_with_index(1).up().build();
-        netlink.handle().link().set(lo).execute().await.map_err(io_error).context("bringing up lo")?;
+        netlink
+            .handle()
+            .link()
+            .set(lo)
+            .execute()
+            .await
+            .map_err(io_error)
+            .context("bringing up lo")?;
         Ok(tun)
     })
 }

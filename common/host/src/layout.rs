@@ -72,7 +72,8 @@ impl Layout {
             return None;
         }
         let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-        let folder = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
+        let folder =
+            absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
         let config = folder.join(format!("whimbrel/{}.toml", role.as_str()));
         Some(Self::beside(config, role))
     }

@@ -10,6 +10,7 @@ use whimbrel::client::Client;
 use whimbrel::tunnel::Tunnel;
 use whimbrel::uplinks::{Families, SendFailed};
 use whimbrel_carrier::Tuning;
+use whimbrel_client_core::engine::DeviceId;
 use whimbrel_common::config::Offline;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_common::path::{DownReason, PathKey};

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
-use super::connection::Connection;
+use super::connection::{self, Connection};
+use super::inner::Inner;
 use super::timers::Deadline;
-use super::{DeviceId, FlowId};
+use super::{DeviceId, FlowId, FlowView};
 use crate::packet::Segment;
 
 /// What tells one flow from another: the device and the 5-tuple.
@@ -84,18 +85,40 @@ pub(super) enum Stage {
     /// The SYN, until the far end is connected.
     Held(Box<[u8]>),
     Open(Connection),
+    /// Begun here.
+    Inner(Inner),
 }
 
 impl Entry {
-    pub(super) fn new(id: FlowId, key: Key, syn: Box<[u8]>) -> Self {
+    pub(super) fn new(id: FlowId, key: Key, stage: Stage) -> Self {
         Self {
             id,
             key,
-            stage: Stage::Held(syn),
+            stage,
             deadline: Deadline::default(),
             dirty: false,
             readable_told: false,
             writable_told: false,
+        }
+    }
+
+    pub(super) fn view(&self) -> FlowView {
+        let (state, receive_queue, send_queue) = match &self.stage {
+            Stage::Held(_) => ("pending", 0, 0),
+            Stage::Inner(inner) => ("inner", inner.readable(), 0),
+            Stage::Open(connection) => {
+                let state = connection::name(connection.state());
+                (state, connection.readable(), connection.send_queue())
+            }
+        };
+        FlowView {
+            flow: self.id,
+            device: self.key.device,
+            source: self.key.source.into(),
+            destination: self.key.destination.into(),
+            state,
+            receive_queue,
+            send_queue,
         }
     }
 }

@@ -56,11 +56,7 @@ pub(super) async fn receive(stream: &UnixStream) -> Result<(Vec<u8>, Vec<OwnedFd
     }
 }
 
-fn take(
-    stream: &UnixStream,
-    text: &mut Vec<u8>,
-    passed: &mut Vec<OwnedFd>,
-) -> io::Result<usize> {
+fn take(stream: &UnixStream, text: &mut Vec<u8>, passed: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut piece = [0; 4096];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
