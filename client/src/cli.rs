@@ -19,7 +19,7 @@ use whimbrel_common::units::{Period, UnitError};
 use whimbrel_host::output::{line, remark};
 use whimbrel_host::{Layout, Role, exit, files, logging};
 
-pub use crate::daemon::Launch;
+pub use crate::daemon::{Launch, Purpose};
 
 use crate::host::Host;
 
@@ -45,7 +45,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 }
 
 /// Reads the configuration and the key and becomes the daemon.
-fn up(layout: Layout) -> anyhow::Result<()> {
+fn up(layout: Layout, purpose: Purpose) -> anyhow::Result<()> {
     logging::init(LevelFilter::INFO)?;
     let config = read_config(&layout)?;
     let key = files::read_key(layout.key_to_read()).with_context(|| {
@@ -57,13 +57,19 @@ fn up(layout: Layout) -> anyhow::Result<()> {
             "the key cannot be used by this user; if it belongs to root, run this as root"
         }
     })?;
-    if logging::is_for_people() {
+    if matches!(purpose, Purpose::Host) && logging::is_for_people() {
         remark(format_args!(
             "Starting; stop with Ctrl-C. In another terminal: whimbrel status{}",
             layout.option()
         ));
     }
-    crate::daemon::run(Launch { config, layout, key, reread: read_config })
+    crate::daemon::run(Launch { config, layout, key, reread: read_config, purpose })
+}
+
+fn run(args: Run) -> anyhow::Result<()> {
+    let config = args.place.config.map(|config| Layout::for_config(Some(config), Role::Client));
+    let attend = |layout| up(layout, Purpose::Runs { ready: crate::run::ready });
+    match crate::run::run(config, &args.command, attend)? {}
 }
 
 #[derive(Parser, Debug)]
@@ -85,6 +91,8 @@ enum Command {
     Join(Join),
     /// Run the daemon in the foreground (systemd runs this)
     Up(Place),
+    /// Run a command with its TCP carried, without root
+    Run(Run),
     /// Show what the daemon does
     Status(Listing),
     /// List the paths to the gateway
@@ -121,6 +129,20 @@ struct Join {
     invite: String,
     #[command(flatten)]
     place: Place,
+}
+
+#[derive(Args, Debug)]
+struct Run {
+    #[command(flatten)]
+    place: Place,
+    /// The command and its arguments; its exit code is passed on
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
+    command: Vec<OsString>,
 }
 
 #[derive(Args, Debug)]
@@ -174,14 +196,21 @@ struct Demo {
 
 impl Place {
     fn layout(self) -> Layout {
-        Layout::for_config(self.config, Role::Client)
+        Layout::for_user(self.config, Role::Client)
+    }
+
+    /// Where `join` makes things: a user has a folder of their own.
+    fn new_layout(self) -> Layout {
+        let own = if self.config.is_none() { Layout::of_user(Role::Client) } else { None };
+        own.unwrap_or_else(|| Layout::for_config(self.config, Role::Client))
     }
 }
 
 fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Join(args) => join::join(&args.place.layout(), &args.invite),
-        Command::Up(place) => up(place.layout()),
+        Command::Join(args) => join::join(&args.place.new_layout(), &args.invite),
+        Command::Up(place) => up(place.layout(), Purpose::Host),
+        Command::Run(args) => run(args),
         Command::Status(args) => ask::status(&args.place.layout(), args.json),
         Command::Paths(args) => ask::paths(&args.place.layout(), args.json),
         Command::Flows(args) => ask::flows(&args.place.layout(), args.json),

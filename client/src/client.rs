@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 use whimbrel_carrier::{Pipe, Reports, Stream, Tuning};
-use whimbrel_client_core::engine::{
-    DeviceId, Engine, EngineConfig, FlowEvent, FlowId, PacketSink, Refusal,
-};
+use whimbrel_client_core::engine::{Engine, EngineConfig, FlowEvent, FlowId, PacketSink, Refusal};
 use whimbrel_client_core::rest::{Input, Rest};
 use whimbrel_common::config::Offline;
 use whimbrel_common::path::Move;
@@ -20,13 +18,17 @@ use whimbrel_common::wire::{Control, MOST_HOLDING, StreamCode, Taken, WireFlow};
 
 use crate::ferry::{End, Ferry, Terms, Turn};
 use crate::journal::Journal;
-use crate::report::{CaptureState, EventKind, FlowCounts, FlowReport};
+use crate::report::{EventKind, FlowCounts, FlowReport};
 use crate::slab::Slab;
 use crate::tunnel::{News, Standing, Tunnel};
 
+mod names;
 mod nap;
+mod pause;
 
+use names::Names;
 use nap::WokenUp;
+use pause::Pause;
 
 /// New connections wait this long for a session before `capture.offline` decides.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,6 +49,7 @@ pub struct Client {
     /// Flows that wait for a session or a stream, oldest first.
     waiting: BTreeSet<FlowId>,
     reports: Reports,
+    names: Names,
     /// Bytes of flows on their way again for the move at hand.
     replayed: u64,
     offline: Offline,
@@ -67,12 +70,6 @@ pub struct Client {
     woken_up: Option<WokenUp>,
 }
 
-/// New connections go direct on request.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pause {
-    pub(crate) until: Option<Instant>,
-}
-
 impl Client {
     /// `hold` says how long flows are held without a connection, if the gateway does the same.
     pub fn new(tunnel: Tunnel, offline: Offline, hold: Duration, seed: u64, now: Instant) -> Self {
@@ -87,6 +84,7 @@ impl Client {
             work: VecDeque::new(),
             waiting: BTreeSet::new(),
             reports: Reports::default(),
+            names: Names::new(),
             replayed: 0,
             offline,
             hold,
@@ -102,11 +100,6 @@ impl Client {
         }
     }
 
-    /// A packet came from the TUN.
-    pub fn handle_packet(&mut self, packet: &[u8], now: Instant) {
-        self.engine.handle_packet(DeviceId(0), packet, now);
-    }
-
     /// Lets everything that was touched react. Whether more could be done at once.
     pub fn advance(&mut self, sink: &mut dyn PacketSink, now: Instant) -> bool {
         self.engine.handle_timeout(now);
@@ -119,6 +112,7 @@ impl Client {
         self.drain_engine(now);
         self.open_waiting(now);
         self.turn_flows(now);
+        self.names.advance(&mut self.engine, now);
         self.engine.flush(now, sink);
         self.drain_engine(now);
         self.report(now);
@@ -141,6 +135,7 @@ impl Client {
             self.reports.deadline(),
             self.journal.deadline(),
             self.rest_deadline(),
+            self.names.deadline(),
             patience,
             hold,
             self.paused.and_then(|pause| pause.until),
@@ -153,8 +148,8 @@ impl Client {
     fn drain_engine(&mut self, now: Instant) {
         while let Some(event) = self.engine.poll_event() {
             match event {
-                FlowEvent::Open { flow, source, destination, .. } => {
-                    self.begin(flow, source, destination, now);
+                FlowEvent::Open { flow, device, source, destination } => {
+                    self.begin(flow, source, self.place(device, destination), now);
                 }
                 FlowEvent::Readable { flow } | FlowEvent::Writable { flow } => self.enqueue(flow),
                 FlowEvent::Reset { flow } => self.end(flow, &End::ByApplication, now),
@@ -525,43 +520,6 @@ impl Client {
             EventKind::Offline,
             format!("the gateway is out of reach: {what} ({refused} waiting ones were refused)"),
         );
-    }
-
-    fn check_pause(&mut self, now: Instant) {
-        if self.paused.and_then(|pause| pause.until).is_some_and(|until| until <= now) {
-            self.resume();
-        }
-    }
-
-    /// New connections go direct, until a moment or until further notice.
-    pub(crate) fn pause(&mut self, until: Option<Instant>) {
-        self.paused = Some(Pause { until });
-        info!("New connections go direct, as asked");
-        self.journal.tell(EventKind::Paused, "new connections go direct");
-    }
-
-    /// New connections are captured again.
-    pub(crate) fn resume(&mut self) {
-        if self.paused.take().is_some() {
-            info!("New connections are captured again");
-            self.journal.tell(EventKind::Resumed, "new connections are captured again");
-        }
-    }
-
-    /// How long the pause goes on, if it ends by itself.
-    pub(crate) fn pause_left(&self, now: Instant) -> Option<Duration> {
-        self.paused?.until.map(|until| until.saturating_duration_since(now))
-    }
-
-    /// What new connections get.
-    #[must_use]
-    pub fn capture_state(&self) -> CaptureState {
-        match (self.paused, self.given_up, &self.offline) {
-            (Some(_), _, _) => CaptureState::Paused,
-            (None, true, Offline::Direct) => CaptureState::Direct,
-            (None, true, Offline::Block) => CaptureState::Blocked,
-            (None, false, _) => CaptureState::On,
-        }
     }
 
     /// Resets every flow and ends the connection: an orderly stop.

@@ -4,20 +4,26 @@
 mod tests;
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use whimbrel_common::config::{InterfaceName, InterfaceNameError};
 use whimbrel_common::units::{Period, UnitError};
 use whimbrel_host::control::{Changes, Request, Responder, Subscription};
 
+use crate::devices::Owner;
 use crate::report::{Event, FlowReport, Status};
 
 /// The verbs that change something.
-pub const CHANGES: Changes = &["move", "pause", "resume"];
+pub const CHANGES: Changes = &["move", "pause", "resume", "run"];
 
 /// Events kept for `whimbrel events`: a day of a restless laptop, at about 200 bytes each.
 const EVENTS_KEPT: usize = 1000;
+
+/// Characters of a command's name that are kept.
+const LONGEST_NAME: usize = 64;
 
 /// What the control socket needs of the daemon.
 pub trait Running {
@@ -36,6 +42,12 @@ pub trait Running {
     /// # Errors
     /// A sentence about why it cannot.
     fn relocate(&mut self, to: Target) -> Result<String, String>;
+
+    /// Carries the connections of a wrapped command.
+    ///
+    /// # Errors
+    /// A sentence about why it cannot.
+    fn run(&mut self, passed: Passed) -> Result<Welcome, String>;
 
     /// Lets new connections go direct, for a time or until [`Running::resume`].
     ///
@@ -58,6 +70,21 @@ pub enum Target {
     /// Whatever the path manager thinks best.
     Auto,
 }
+
+/// What a wrapped command passes.
+#[derive(Debug)]
+pub struct Passed {
+    /// Who passes it.
+    pub(crate) owner: Owner,
+    /// The TUN in its network namespace.
+    pub(crate) tun: OwnedFd,
+    /// Readable once no process is left there.
+    pub(crate) pulse: OwnedFd,
+}
+
+/// What a wrapped command learns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Welcome {}
 
 /// Recent events, and those who follow them.
 #[derive(Debug, Default)]
@@ -93,7 +120,7 @@ impl Events {
 }
 
 /// Answers one request of the command line.
-pub fn answer(request: &Request, responder: Responder, running: &mut impl Running) {
+pub fn answer(request: Request, responder: Responder, running: &mut impl Running) {
     let followed = request.args.get("follow").and_then(Value::as_bool).unwrap_or(false);
     if request.verb == "events" && followed {
         running.events().follow(responder);
@@ -102,7 +129,7 @@ pub fn answer(request: &Request, responder: Responder, running: &mut impl Runnin
     }
 }
 
-fn reply(request: &Request, running: &mut impl Running) -> Result<Value, String> {
+fn reply(request: Request, running: &mut impl Running) -> Result<Value, String> {
     let done = |text: String| json!({ "text": text });
     match request.verb.as_str() {
         "status" => Ok(json!(running.status())),
@@ -112,8 +139,21 @@ fn reply(request: &Request, running: &mut impl Running) -> Result<Value, String>
         "move" => running.relocate(target(&request.args)?).map(done),
         "pause" => running.pause(duration(&request.args)?).map(done),
         "resume" => running.resume().map(done),
+        "run" => running.run(passed(request)?).map(|welcome| json!(welcome)),
         other => Err(unknown_verb(other)),
     }
+}
+
+fn passed(request: Request) -> Result<Passed, String> {
+    let Request { args, peer, passed, .. } = request;
+    let Some(Value::String(command)) = args.get("command") else {
+        return Err("\"command\" is missing; it must be the name of a program".to_owned());
+    };
+    let command = command.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
+    let [tun, pulse] = <[OwnedFd; 2]>::try_from(passed).map_err(|passed| {
+        format!("{} descriptors came with the request; it needs a TUN and a pulse", passed.len())
+    })?;
+    Ok(Passed { owner: Owner { uid: peer.uid, pid: peer.pid, command }, tun, pulse })
 }
 
 fn target(args: &Value) -> Result<Target, String> {

@@ -13,7 +13,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, error, info, warn};
 use whimbrel_carrier::udp::RECEIVE_BUFFER;
 use whimbrel_carrier::{Transmit, Tuning};
-use whimbrel_client_core::offload;
 use whimbrel_client_core::plan::{CaptureInputs, Plan, TABLE};
 use whimbrel_common::config::ClientConfig;
 use whimbrel_common::identity::SecretKey;
@@ -24,17 +23,21 @@ use whimbrel_host::service::{self, Order, Orders, Watchdog};
 
 use crate::capture::Capture;
 use crate::client::Client;
-use crate::control::{self, Events, Running, Target};
+use crate::control::{self, Events, Passed, Running, Target, Welcome};
+use crate::devices::Devices;
 use crate::host::HostError;
 use crate::link::{self, LinkEvent, LinkMonitor, Uplink};
 use crate::login::{self, Go};
 use crate::report::{CaptureState, EventKind, FlowReport, PathReport, SessionState, Status};
 use crate::resolver;
-use crate::tun::{LARGEST_PACKET, Tun, TunSink, VNET_HEADER};
+use crate::tun::Tun;
 use crate::tunnel::{Standing, Tunnel};
 use crate::uplinks::Families;
 
 mod nap;
+mod runs;
+
+pub use runs::Purpose;
 
 /// What the daemon starts with.
 #[derive(Debug)]
@@ -47,14 +50,13 @@ pub struct Launch {
     pub key: SecretKey,
     /// Reads the configuration again.
     pub reread: fn(&Layout) -> anyhow::Result<ClientConfig>,
+    /// Whose connections are carried.
+    pub purpose: Purpose,
 }
 
 /// The MTU applications see: that of Ethernet, so that what they send fits most networks should
 /// it ever go direct.
 const MTU: u16 = 1500;
-
-/// Packets read from the TUN before everything else gets its turn.
-const PACKETS: usize = 64;
 
 /// Batches taken from one link before everything else gets its turn.
 const RECEIVE_BATCHES: usize = 16;
@@ -75,16 +77,18 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
 }
 
 async fn serve(launch: Launch) -> anyhow::Result<()> {
-    let Launch { config, layout, key, reread } = launch;
+    let Launch { config, layout, key, reread, purpose } = launch;
     let control = ControlServer::bind(&layout.socket, control::CHANGES)?;
     let (outcomes, host_outcomes) = unbounded_channel();
-    let capture = Capture::spawn(outcomes).context("cannot start the host thread")?;
-    let addresses = (config.capture.address4, config.capture.address6);
+    let (capture, tun, mark) = match purpose {
+        Purpose::Host => {
+            let capture = Capture::spawn(outcomes).context("cannot start the host thread")?;
+            (Some(capture), Some(create_tun(&config).await?), config.paths.mark)
+        }
+        // Without a capture there is nothing to keep the carrier's packets out of.
+        Purpose::Runs { .. } => (None, None, 0),
+    };
     let name = config.capture.interface.as_str().to_owned();
-    let tun = Tun::create(&name, MTU, Some((addresses.0, 32)), Some((addresses.1, 128))).await?;
-    if !tun.vnet() {
-        bail!("this kernel's TUN has no segmentation offload, which Whimbrel needs");
-    }
     let (links, link_events) = unbounded_channel();
     let literal = config.gateway.literal().into_iter().collect();
     let monitor = LinkMonitor::spawn(name, literal, links).context("cannot watch the links")?;
@@ -93,13 +97,13 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     monitor.accompany(login::follow(announcements, words));
     let (resolved, resolutions) = unbounded_channel();
     let resolver = tokio::spawn(resolver::follow(config.gateway.clone(), resolved));
-    let tunnel = Tunnel::new(key, config.gateway_key, config.paths.mark, &Tuning::default())?;
+    let tunnel = Tunnel::new(key, config.gateway_key, mark, &Tuning::default())?;
     let now = Instant::now();
     let seed = u64::from_ne_bytes(whimbrel_host::random::bytes()?);
     let mut daemon = Daemon {
         client: Client::new(tunnel, config.capture.offline, config.session.hold, seed, now),
-        sink: TunSink::new(tun),
-        packet: vec![0; VNET_HEADER + LARGEST_PACKET],
+        devices: Devices::new(tun, now),
+        purpose,
         receive: vec![0; RECEIVE_BUFFER],
         send: Vec::with_capacity(RECEIVE_BUFFER),
         pending: None,
@@ -121,10 +125,21 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     daemon.client.journal.tell(EventKind::Started, "the daemon runs");
     info!(gateway = %daemon.config.gateway, "Client runs");
     let inbox = Inbox { link_events, login_news, resolutions, host_outcomes };
+    purpose.begin()?;
     let outcome = daemon.run(control, inbox).await;
     resolver.abort();
     daemon.stop().await?;
     outcome
+}
+
+async fn create_tun(config: &ClientConfig) -> anyhow::Result<Tun> {
+    let (v4, v6) = (config.capture.address4, config.capture.address6);
+    let name = config.capture.interface.as_str();
+    let tun = Tun::create(name, MTU, Some((v4, 32)), Some((v6, 128))).await?;
+    if !tun.vnet() {
+        bail!("this kernel's TUN has no segmentation offload, which Whimbrel needs");
+    }
+    Ok(tun)
 }
 
 /// What other threads and tasks tell the daemon.
@@ -137,13 +152,14 @@ struct Inbox {
 
 struct Daemon {
     client: Client,
-    sink: TunSink,
-    packet: Vec<u8>,
+    devices: Devices,
+    purpose: Purpose,
     receive: Vec<u8>,
     send: Vec<u8>,
     /// A transmit the kernel had no room for; its bytes are in `send`.
     pending: Option<Transmit>,
-    capture: Capture,
+    /// `None` where only wrapped commands are served.
+    capture: Option<Capture>,
     monitor: LinkMonitor,
     login: UnboundedSender<Go>,
     /// The machine waits for this before it sleeps.
@@ -186,12 +202,15 @@ impl Daemon {
                 Wake::Resolved(outcome) => self.handle_resolution(outcome),
                 Wake::Host(Ok(())) => self.announce_ready(),
                 Wake::Host(Err(failure)) => self.handle_host_failure(failure),
-                Wake::Request(request, responder) => control::answer(&request, responder, self),
+                Wake::Request(request, responder) => control::answer(request, responder, self),
                 Wake::Order(Order::Reload) => self.reload(),
                 Wake::Order(Order::Stop) => return Ok(()),
             }
             if let Some(error) = self.fatal.take() {
                 return Err(error);
+            }
+            if self.is_done(&control) {
+                return Ok(());
             }
         }
     }
@@ -201,8 +220,9 @@ impl Daemon {
         let now = Instant::now();
         let mut busy = self.receive(now);
         busy |= self.read_packets(now);
-        busy |= self.client.advance(&mut self.sink, now);
+        busy |= self.client.advance(&mut self.devices, now);
         busy |= self.transmit(now);
+        self.part(now);
         // After the last datagram there is before the machine sleeps.
         self.let_go();
         self.follow_plan();
@@ -212,23 +232,15 @@ impl Daemon {
     }
 
     fn read_packets(&mut self, now: Instant) -> bool {
-        for _ in 0..PACKETS {
-            match self.sink.tun.read(&mut self.packet) {
-                Ok(length) => {
-                    if let Some(packet) = offload::payload(&self.packet[..length]) {
-                        self.client.handle_packet(packet, now);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(error) => {
-                    self.fatal = Some(anyhow::Error::new(error).context(
-                        "the TUN interface cannot be read; it was removed while the daemon ran",
-                    ));
-                    return false;
-                }
-            }
-        }
-        true
+        let Self { devices, client, .. } = self;
+        let read = devices.read(|device, packet| client.handle_packet(device, packet, now));
+        read.unwrap_or_else(|error| {
+            self.fatal =
+                Some(anyhow::Error::new(error).context(
+                    "the TUN interface cannot be read; it was removed while the daemon ran",
+                ));
+            false
+        })
     }
 
     fn receive(&mut self, now: Instant) -> bool {
@@ -287,7 +299,7 @@ impl Daemon {
         orders: &mut Orders,
     ) -> Wake {
         let now = Instant::now();
-        let deadlines = [self.client.poll_timeout(), self.watchdog.deadline()];
+        let deadlines = [self.client.poll_timeout(), self.watchdog.deadline(), self.end()];
         let deadline = if busy { Some(now) } else { deadlines.into_iter().flatten().min() };
         let sleep = async {
             match deadline {
@@ -295,9 +307,9 @@ impl Daemon {
                 None => std::future::pending().await,
             }
         };
-        let (tun, tunnel, pending) = (&self.sink.tun, &self.client.tunnel, &self.pending);
+        let (devices, tunnel, pending) = (&self.devices, &self.client.tunnel, &self.pending);
         let io = poll_fn(|cx| {
-            let packets = tun.poll_readable(cx).is_ready();
+            let packets = devices.poll_readable(cx);
             let datagrams = tunnel.uplinks.poll_readable(cx);
             let room = pending.as_ref().is_some_and(|transmit| {
                 tunnel.uplinks.poll_writable(transmit, tunnel.fallback(transmit), cx)
@@ -392,9 +404,9 @@ impl Daemon {
 
     /// Makes the host's rules what they should be now.
     fn follow_plan(&mut self) {
-        let (Some(interface), Some(own_v6)) = (self.sink.tun.interface(), &self.own_v6) else {
-            return;
-        };
+        let Some(capture) = &mut self.capture else { return };
+        let interface = self.devices.host().and_then(Tun::interface);
+        let (Some(interface), Some(own_v6)) = (interface, &self.own_v6) else { return };
         let paused = match self.client.capture_state() {
             CaptureState::On | CaptureState::Blocked => false,
             CaptureState::Paused | CaptureState::Direct => true,
@@ -410,7 +422,7 @@ impl Daemon {
             table: TABLE,
             paused,
         });
-        self.capture.follow(plan);
+        capture.follow(plan);
     }
 
     /// Tells the service manager, once, that the host is set up.
@@ -483,8 +495,11 @@ impl Daemon {
         info!("Client stops");
         let now = Instant::now();
         // New connections first: none may be caught between the rules and the end.
-        let removed = self.capture.remove().await;
-        self.client.stop(&mut self.sink, now);
+        let removed = match self.capture.take() {
+            Some(capture) => capture.remove().await,
+            None => Ok(()),
+        };
+        self.client.stop(&mut self.devices, now);
         let tunnel = &mut self.client.tunnel;
         tunnel.advance(now);
         self.send.clear();
@@ -503,7 +518,7 @@ impl Running for Daemon {
     fn status(&mut self) -> Status {
         let mut links = self.client.tunnel.links();
         links.sort_by_key(|link| !link.active);
-        let paths = links.into_iter().map(path_report).collect();
+        let paths = links.into_iter().map(PathReport::from).collect();
         let attached = self.client.tunnel.standing(Instant::now()) == Standing::Attached;
         Status {
             state: self.session_state(),
@@ -518,6 +533,7 @@ impl Running for Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
             trouble: self.client.tunnel.last_failure.clone().filter(|_| !attached),
+            runs: self.devices.report(|device| self.client.count(device), Instant::now()),
         }
     }
 
@@ -555,6 +571,10 @@ impl Running for Daemon {
         }
     }
 
+    fn run(&mut self, passed: Passed) -> Result<Welcome, String> {
+        self.admit(passed)
+    }
+
     fn pause(&mut self, duration: Option<Duration>) -> Result<String, String> {
         self.client.pause(duration.map(|duration| Instant::now() + duration));
         self.follow_plan();
@@ -565,24 +585,6 @@ impl Running for Daemon {
         self.client.resume();
         self.follow_plan();
         Ok("new connections are captured again".to_owned())
-    }
-}
-
-fn path_report(link: crate::tunnel::LinkView) -> PathReport {
-    let path = link.path.as_ref();
-    let measured = path.and_then(|path| path.progress).is_some_and(|it| it.last_ack.is_some());
-    PathReport {
-        link: link.link,
-        state: link.state.to_string(),
-        rtt_ms: path
-            .filter(|_| measured)
-            .map(|path| (path.rtt.as_secs_f64() * 10_000.0).round() / 10.0),
-        cwnd: path.map_or(0, |path| path.cwnd),
-        mtu: path.map_or(0, |path| path.mtu),
-        tx_bytes: link.tx_bytes,
-        rx_bytes: link.rx_bytes,
-        remote: path.map(|path| path.remote),
-        metered: link.metered,
     }
 }
 

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::tunnel::LinkView;
+
 /// A point in time: milliseconds since 1970-01-01 00:00 UTC.
 pub type UnixMillis = u64;
 
@@ -37,6 +39,28 @@ pub struct Status {
     pub uptime_s: u64,
     /// Why it is not attached, as a sentence; `None` while it is.
     pub trouble: Option<String>,
+    /// Commands of `whimbrel run`, the oldest first.
+    #[serde(default)]
+    pub runs: Vec<RunReport>,
+}
+
+/// A command of `whimbrel run`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RunReport {
+    /// Its number, which is never used again while the daemon runs.
+    pub device: u32,
+    /// The program's name.
+    pub command: String,
+    /// The process it began as; `None` if it is in a namespace the daemon does not see.
+    pub pid: Option<i32>,
+    /// The user.
+    pub uid: u32,
+    /// Its connections.
+    pub flows: u64,
+    /// Seconds since it began.
+    pub age_s: u64,
+    /// Whether it has ended, with everything it started; its last connections are still served.
+    pub ended: bool,
 }
 
 /// What the daemon does.
@@ -88,6 +112,26 @@ pub struct PathReport {
     pub remote: Option<SocketAddr>,
     /// Whether `paths.metered` names the link.
     pub metered: bool,
+}
+
+impl From<LinkView> for PathReport {
+    fn from(link: LinkView) -> Self {
+        let path = link.path.as_ref();
+        let measured = path.and_then(|path| path.progress).is_some_and(|it| it.last_ack.is_some());
+        Self {
+            link: link.link,
+            state: link.state.to_string(),
+            rtt_ms: path
+                .filter(|_| measured)
+                .map(|path| (path.rtt.as_secs_f64() * 10_000.0).round() / 10.0),
+            cwnd: path.map_or(0, |path| path.cwnd),
+            mtu: path.map_or(0, |path| path.mtu),
+            tx_bytes: link.tx_bytes,
+            rx_bytes: link.rx_bytes,
+            remote: path.map(|path| path.remote),
+            metered: link.metered,
+        }
+    }
 }
 
 /// Flows by what they do.
@@ -198,6 +242,8 @@ pub enum EventKind {
     Sleep,
     /// The machine slept and is awake again.
     Wake,
+    /// A command of `whimbrel run` began or is over.
+    Run,
 }
 
 macro_rules! named {
@@ -241,4 +287,5 @@ named!(EventKind {
     Resumed => "resumed",
     Sleep => "sleep",
     Wake => "wake",
+    Run => "run",
 });

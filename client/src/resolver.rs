@@ -1,13 +1,37 @@
-//! The gateway's name, looked up again and again.
+//! Names: the gateway's, looked up again and again, and who is asked for those that wrapped
+//! commands look up.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
+use whimbrel_client_core::dns::is_public;
 use whimbrel_common::config::HostPort;
 
 /// A gateway's name is looked up this often, and this long after a failure.
 const RESOLVE: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(2));
+
+/// Whom wrapped commands ask where the host itself asks somebody that a gateway cannot reach: Quad9.
+pub(crate) const FALLBACK: IpAddr = IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9));
+
+/// Where a host says whom it asks; the first names those behind systemd-resolved.
+const SETTINGS: [&str; 2] = ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"];
+
+/// Whom wrapped commands ask: as configured, else as the host does, if a gateway can.
+pub(crate) fn choose(configured: &[IpAddr]) -> Vec<IpAddr> {
+    if !configured.is_empty() {
+        return configured.to_vec();
+    }
+    let texts = SETTINGS.iter().filter_map(|path| std::fs::read_to_string(path).ok());
+    let own = texts.flat_map(|text| nameservers(&text)).filter(|address| is_public(*address));
+    let own: Vec<IpAddr> = own.collect();
+    if own.is_empty() { vec![FALLBACK] } else { own }
+}
+
+fn nameservers(text: &str) -> Vec<IpAddr> {
+    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    lines.filter_map(|rest| rest.split_whitespace().next()?.parse().ok()).collect()
+}
 
 /// Looks the gateway's name up for as long as anybody listens.
 pub(crate) async fn follow(
@@ -25,5 +49,25 @@ pub(crate) async fn follow(
             return;
         }
         tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_read_as_the_resolver_reads_them() {
+        let text =
+            "# nameserver 1.1.1.1\nnameserver 192.168.1.1\n nameserver\t2620:fe::fe\nsearch x\n";
+        let expected: [IpAddr; 2] =
+            [Ipv4Addr::new(192, 168, 1, 1).into(), "2620:fe::fe".parse().unwrap()];
+        assert_eq!(nameservers(text), expected);
+    }
+
+    #[test]
+    fn what_is_configured_is_asked() {
+        let wanted = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53));
+        assert_eq!(choose(&[wanted, FALLBACK]), [wanted, FALLBACK]);
     }
 }

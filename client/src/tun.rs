@@ -4,7 +4,7 @@
 //! header, which is the business of whoever reads and writes.
 #![expect(unsafe_code, reason = "TUNSETOFFLOAD, and taking over the descriptor of the tun crate")]
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::task::{Context, Poll, ready};
@@ -15,6 +15,7 @@ use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
 };
 use rtnetlink::{Error as NetlinkError, LinkUnspec};
+use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use whimbrel_client_core::plan::{Family, MAIN_TABLE};
@@ -22,9 +23,10 @@ use whimbrel_client_core::plan::{Family, MAIN_TABLE};
 use crate::host::netlink::{Netlink, io_error};
 use crate::host::translate::{self, address_of, name_of};
 
-mod sink;
+mod passed;
 
-pub(crate) use sink::{LARGEST_PACKET, TunSink};
+/// The largest packet a TUN takes or gives, in bytes.
+pub(crate) const LARGEST_PACKET: usize = 65_536;
 
 /// The TUN's IPv4 address unless configured: one address out of the private ranges, away from
 /// the parts that routers, containers and other tunnels hand out by default.
@@ -44,6 +46,9 @@ const PLAIN_MTU: u16 = 65520;
 /// Packets the kernel queues towards us. The default of 500 drops whole bursts, and each drop
 /// costs the sender a retransmission timeout.
 const QUEUE_LENGTH: u32 = 10_000;
+
+/// Says that a file has no position (`preadv2(2)`).
+const NO_OFFSET: u64 = u64::MAX;
 
 /// `TUNSETOFFLOAD` of `linux/if_tun.h`.
 const TUNSETOFFLOAD: rustix::ioctl::Opcode =
@@ -95,6 +100,9 @@ pub enum TunError {
         /// Who has it.
         interface: String,
     },
+    /// A descriptor that another process passed is no TUN of the kind that is needed.
+    #[error("{0}; Whimbrel needs one of its own making")]
+    Passed(String),
     /// Anything else; `action` says what was tried.
     #[error("{action}: {source}")]
     Failed {
@@ -162,17 +170,16 @@ impl Tun {
         Ok(tun)
     }
 
-    /// Takes over an open TUN descriptor, made and configured elsewhere, perhaps in another
-    /// network namespace. `vnet` says whether it was made with `IFF_VNET_HDR`; offload is
-    /// switched on in that case.
+    /// Takes over the TUN that another process made, perhaps in another network namespace, with
+    /// virtio headers. Offload is switched on. That process may keep a duplicate, so nothing is
+    /// taken for granted later: not even that reading does not block.
     ///
     /// # Errors
-    /// No TUN descriptor, or no runtime to wait for it.
-    pub fn from_fd(fd: OwnedFd, vnet: bool) -> Result<Self, TunError> {
-        if vnet {
-            offload(&fd).map_err(|e| failed("switching on offload for a passed TUN", e))?;
-        }
-        Self::wrap(fd, vnet)
+    /// Another kind of descriptor, or no runtime to wait for it.
+    pub fn adopt(fd: OwnedFd) -> Result<Self, TunError> {
+        passed::check(&fd).map_err(TunError::Passed)?;
+        offload(&fd).map_err(|e| failed("switching on offload for a passed TUN", e))?;
+        Self::wrap(fd, true)
     }
 
     /// Whether packets carry the virtio-net header, and may be larger than the MTU.
@@ -209,7 +216,14 @@ impl Tun {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] when there is none; others when the interface is gone.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.fd.try_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *buf)?))
+        self.fd.try_io(Interest::READABLE, |fd| {
+            let read = preadv2(fd, &mut [IoSliceMut::new(buf)], NO_OFFSET, ReadWriteFlags::NOWAIT);
+            Ok(match read {
+                // Kernels before 5.13.
+                Err(Errno::OPNOTSUPP) => rustix::io::read(fd, &mut *buf)?,
+                other => other?,
+            })
+        })
     }
 
     /// Writes one packet, header included.
@@ -217,7 +231,11 @@ impl Tun {
     /// # Errors
     /// `EINVAL` for what the kernel takes for no packet, `EIO` when the interface is down.
     pub fn write(&self, packet: &[u8]) -> io::Result<usize> {
-        Ok(rustix::io::write(self.fd.get_ref(), packet)?)
+        let fd = self.fd.get_ref();
+        Ok(match pwritev2(fd, &[IoSlice::new(packet)], NO_OFFSET, ReadWriteFlags::NOWAIT) {
+            Err(Errno::OPNOTSUPP) => rustix::io::write(fd, packet)?,
+            other => other?,
+        })
     }
 
     fn wrap(fd: OwnedFd, vnet: bool) -> Result<Self, TunError> {

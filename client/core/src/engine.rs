@@ -44,12 +44,14 @@ use crate::packet::{
 };
 use connection::{Change, Connection, Lease, Reminder, Stack};
 use device::{Blueprint, Replies};
+use inner::Inner;
 use table::{Entry, Key, Stage, Table};
 use timers::Timers;
 
 mod connection;
 mod device;
 mod flow;
+mod inner;
 mod ledger;
 mod seams;
 mod stats;
@@ -142,14 +144,16 @@ impl Engine {
                 self.receive_stranger(key, &segment);
             }
             Some(Stage::Open(_)) => self.receive(slot, &segment, now),
-            None => {}
+            Some(Stage::Inner(_)) | None => {}
         }
     }
 
     /// Answers the held SYN of a flow with a socket. Without buffers the flow
     /// is reset. Does nothing for a flow that is not pending.
     pub fn accept(&mut self, flow: FlowId, now: Instant) {
-        let Some((slot, device, syn)) = self.held(flow) else { return };
+        let Some((slot, device, syn)) = self.held(flow) else {
+            return self.accept_inner(flow);
+        };
         let Ok(segment) = Segment::parse(&syn) else {
             return self.lose(slot);
         };
@@ -187,13 +191,15 @@ impl Engine {
 
     /// Bytes that can be read.
     pub fn readable(&self, flow: FlowId) -> usize {
-        self.connection(flow).map_or(0, Connection::readable)
+        self.connection(flow)
+            .map_or_else(|| self.inner(flow).map_or(0, Inner::readable), Connection::readable)
     }
 
     /// Appends at most `max` bytes of the application to `into`.
     pub fn read(&mut self, flow: FlowId, max: usize, into: &mut BytesMut) -> Read {
         let Some((slot, connection)) = self.connection_mut(flow) else {
-            return Read { bytes: 0, fin: false };
+            let nothing = Read { bytes: 0, fin: false };
+            return self.inner_mut(flow).map_or(nothing, |inner| inner.read(max, into));
         };
         let read = connection.read(max, into);
         self.touch(slot);
@@ -202,12 +208,15 @@ impl Engine {
 
     /// Bytes that can be written.
     pub fn writable(&self, flow: FlowId) -> usize {
-        self.connection(flow).map_or(0, Connection::writable)
+        self.connection(flow)
+            .map_or_else(|| self.inner(flow).map_or(0, Inner::writable), Connection::writable)
     }
 
     /// Queues bytes for the application; returns how many there was room for.
     pub fn write(&mut self, flow: FlowId, bytes: &[u8]) -> usize {
-        let Some((slot, connection)) = self.connection_mut(flow) else { return 0 };
+        let Some((slot, connection)) = self.connection_mut(flow) else {
+            return self.inner_mut(flow).map_or(0, |inner| inner.write(bytes));
+        };
         let written = connection.write(bytes);
         self.touch(slot);
         written
@@ -218,6 +227,8 @@ impl Engine {
         if let Some((slot, connection)) = self.connection_mut(flow) {
             connection.finish();
             self.touch(slot);
+        } else {
+            self.finish_inner(flow);
         }
     }
 
@@ -230,7 +241,9 @@ impl Engine {
             self.stats.refused += 1;
             return self.remove(slot, |flow| FlowEvent::Closed { flow });
         }
-        let Some((slot, connection)) = self.connection_mut(flow) else { return };
+        let Some((slot, connection)) = self.connection_mut(flow) else {
+            return self.end_inner(flow);
+        };
         if !connection.is_aborted() {
             connection.abort();
             self.stats.aborted += 1;
@@ -301,12 +314,12 @@ impl Engine {
 
     /// One flow, if it is known.
     pub fn flow(&self, flow: FlowId) -> Option<FlowView> {
-        self.table.flow(flow).map(view)
+        self.table.flow(flow).map(Entry::view)
     }
 
     /// Every flow, in no particular but a stable order.
     pub fn flows(&self) -> impl Iterator<Item = FlowView> {
-        self.table.iter().map(view)
+        self.table.iter().map(Entry::view)
     }
 
     /// The number of flows, pending ones included.
@@ -317,6 +330,11 @@ impl Engine {
     /// Whether there is no flow.
     pub fn is_empty(&self) -> bool {
         self.table.len() == 0
+    }
+
+    /// The number of flows of one device, pending ones included.
+    pub fn count(&self, device: DeviceId) -> usize {
+        self.table.count(device)
     }
 
     /// What was counted.
@@ -338,7 +356,7 @@ impl Engine {
             self.stats.dropped.flows_full += 1;
         } else {
             self.last = FlowId(self.last.0 + 1);
-            self.table.insert(Entry::new(self.last, key, segment.headers()));
+            self.table.insert(Entry::new(self.last, key, Stage::Held(segment.headers())));
             self.pending += 1;
             self.stats.opened += 1;
             self.events.push_back(FlowEvent::Open {
@@ -473,13 +491,13 @@ impl Engine {
         let entry = self.table.flow(flow)?;
         match &entry.stage {
             Stage::Held(syn) => Some((self.table.slot(flow)?, entry.key.device, syn.clone())),
-            Stage::Open(_) => None,
+            Stage::Open(_) | Stage::Inner(_) => None,
         }
     }
 
     fn connection(&self, flow: FlowId) -> Option<&Connection> {
         match &self.table.flow(flow)?.stage {
-            Stage::Held(_) => None,
+            Stage::Held(_) | Stage::Inner(_) => None,
             Stage::Open(connection) => Some(connection),
         }
     }
@@ -487,7 +505,7 @@ impl Engine {
     fn connection_mut(&mut self, flow: FlowId) -> Option<(usize, &mut Connection)> {
         let slot = self.table.slot(flow)?;
         match &mut self.table.at(slot)?.stage {
-            Stage::Held(_) => None,
+            Stage::Held(_) | Stage::Inner(_) => None,
             Stage::Open(connection) => Some((slot, connection)),
         }
     }
@@ -534,6 +552,7 @@ impl Engine {
         let Some(entry) = self.table.remove(slot) else { return };
         self.events.push_back(last(entry.id));
         match entry.stage {
+            Stage::Inner(_) => {}
             Stage::Held(_) => self.pending -= 1,
             Stage::Open(connection) => {
                 let lease = connection.lease;
@@ -563,22 +582,4 @@ fn tick(epoch: Instant, now: Instant) -> Tick {
 
 fn instant(epoch: Instant, at: Tick) -> Instant {
     epoch + Duration::from(at - FIRST_TICK.min(at))
-}
-
-fn view(entry: &Entry) -> FlowView {
-    let (state, receive_queue, send_queue) = match &entry.stage {
-        Stage::Held(_) => ("pending", 0, 0),
-        Stage::Open(connection) => {
-            (connection::name(connection.state()), connection.readable(), connection.send_queue())
-        }
-    };
-    FlowView {
-        flow: entry.id,
-        device: entry.key.device,
-        source: entry.key.source.into(),
-        destination: entry.key.destination.into(),
-        state,
-        receive_queue,
-        send_queue,
-    }
 }

@@ -1,8 +1,9 @@
 //! Decisions of the Whimbrel client. Pure: no IO, no clock.
 //!
-//! [`engine`] ends applications' TCP, [`plan`] says which rules and routes capture it, [`rest`] what
-//! is done when the machine sleeps.
+//! [`engine`] ends applications' TCP, [`dns`] lends their queries a stream, [`plan`] says which rules
+//! and routes capture them, [`rest`] what is done when the machine sleeps.
 
+pub mod dns;
 pub mod engine;
 pub mod offload;
 pub mod packet;

@@ -22,6 +22,11 @@ pub const IPV6_HEADER: usize = 40;
 /// Bytes of a TCP header without options.
 pub const TCP_HEADER: usize = 20;
 
+/// Bytes of a UDP header.
+const UDP_HEADER: usize = 8;
+/// Bytes of payload that fit an IPv4 packet.
+const LARGEST_DATAGRAM: usize = 65_535 - IPV4_HEADER - UDP_HEADER;
+
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
@@ -29,6 +34,7 @@ const ACK: u8 = 0x10;
 
 pub(crate) const PROTOCOL_ICMP: u8 = 1;
 pub(crate) const PROTOCOL_TCP: u8 = 6;
+pub(crate) const PROTOCOL_UDP: u8 = 17;
 pub(crate) const PROTOCOL_ICMPV6: u8 = 58;
 /// Hop limit of the packets composed here, the default of RFC 1700.
 const HOP_LIMIT: u8 = 64;
@@ -327,6 +333,55 @@ pub(crate) fn compose_unreachable(segment: &Segment<'_>, reason: Unreachable) ->
     message[1] = code;
     message.extend_from_slice(quote);
     compose(segment.destination.ip(), segment.source.ip(), protocol, 2, &message)
+}
+
+/// The source, the destination and the payload of a UDP datagram. Checksums are not verified.
+pub(crate) fn datagram(packet: &[u8]) -> Option<(SocketAddr, SocketAddr, &[u8])> {
+    let four = |at: usize| Some(Ipv4Addr::from(*packet.get(at..)?.first_chunk::<4>()?));
+    let sixteen = |at: usize| Some(Ipv6Addr::from(*packet.get(at..)?.first_chunk::<16>()?));
+    let (protocol, source, destination, udp): (u8, IpAddr, IpAddr, _) = match packet.first()? >> 4 {
+        4 if packet.len() >= IPV4_HEADER && be16(packet, 6) & 0x3fff == 0 => {
+            let (header, total) = (usize::from(packet[0] & 15) * 4, usize::from(be16(packet, 2)));
+            let udp = packet.get(header.max(IPV4_HEADER)..total)?;
+            (packet[9], four(12)?.into(), four(16)?.into(), udp)
+        }
+        6 if packet.len() >= IPV6_HEADER => {
+            let end = IPV6_HEADER + usize::from(be16(packet, 4));
+            let udp = packet.get(IPV6_HEADER..end)?;
+            (packet[6], sixteen(8)?.into(), sixteen(24)?.into(), udp)
+        }
+        _ => return None,
+    };
+    if protocol != PROTOCOL_UDP || udp.len() < UDP_HEADER {
+        return None;
+    }
+    let payload = udp.get(UDP_HEADER..usize::from(be16(udp, 4)))?;
+    let (source, destination) =
+        (SocketAddr::new(source, be16(udp, 0)), SocketAddr::new(destination, be16(udp, 2)));
+    Some((source, destination, payload))
+}
+
+/// A UDP datagram with complete checksums. Both addresses must be of one family; what does not fit
+/// an IP packet is cut off.
+pub(crate) fn compose_datagram(
+    source: SocketAddr,
+    destination: SocketAddr,
+    payload: &[u8],
+) -> Vec<u8> {
+    let payload = &payload[..payload.len().min(LARGEST_DATAGRAM)];
+    let length = u16::try_from(UDP_HEADER + payload.len()).expect("cut to less than 64 KiB");
+    let mut udp = vec![0; UDP_HEADER];
+    udp[0..2].copy_from_slice(&source.port().to_be_bytes());
+    udp[2..4].copy_from_slice(&destination.port().to_be_bytes());
+    udp[4..6].copy_from_slice(&length.to_be_bytes());
+    udp.extend_from_slice(payload);
+    let mut packet = compose(source.ip(), destination.ip(), PROTOCOL_UDP, 6, &udp);
+    let at = packet.len() - udp.len() + 6;
+    if be16(&packet, at) == 0 {
+        // Zero would mean that there is none (RFC 768).
+        packet[at..at + 2].fill(0xff);
+    }
+    packet
 }
 
 /// An IP packet around `payload`, whose checksum at `checksum_at` is filled in.

@@ -25,6 +25,7 @@ impl Running for Model {
             version: "0.1.0".to_owned(),
             uptime_s: 1,
             trouble: None,
+            runs: Vec::new(),
         }
     }
 
@@ -46,6 +47,11 @@ impl Running for Model {
         Ok("paused".to_owned())
     }
 
+    fn run(&mut self, passed: Passed) -> Result<Welcome, String> {
+        self.told.push(format!("{:?}", passed.owner));
+        Ok(Welcome {})
+    }
+
     fn resume(&mut self) -> Result<String, String> {
         Err("nothing to resume".to_owned())
     }
@@ -53,7 +59,7 @@ impl Running for Model {
 
 fn ask(model: &mut Model, verb: &str, args: Value) -> Result<Value, String> {
     let peer = Peer { uid: 0, gid: 0, pid: None, groups: Vec::new() };
-    reply(&Request { verb: verb.to_owned(), args, peer }, model)
+    reply(Request { verb: verb.to_owned(), args, peer, passed: Vec::new() }, model)
 }
 
 fn event(at: u64) -> Event {

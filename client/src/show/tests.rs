@@ -41,6 +41,7 @@ fn status_reads_well() {
         version: "0.1.0".to_owned(),
         uptime_s: 7384,
         trouble: None,
+        runs: Vec::new(),
     };
     assert_eq!(
         status(&report),

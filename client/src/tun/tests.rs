@@ -87,7 +87,7 @@ fn a_passed_descriptor_carries_packets_both_ways() {
             .await
             .unwrap();
         drop(made);
-        let tun = Tun::from_fd(passed, true).unwrap();
+        let tun = Tun::adopt(passed).unwrap();
         assert!(tun.vnet() && tun.interface().is_none());
 
         let socket = std::net::UdpSocket::bind("10.9.9.1:0").unwrap();

@@ -2,19 +2,20 @@
 //!
 //! A unix stream socket. The command line sends one line, `{"verb": …, "args": …}`, and gets one
 //! line, `{"ok": …}` or `{"error": "sentence"}`; a verb that follows events gets one `ok` line
-//! for each until either side hangs up.
+//! for each until either side hangs up. Descriptors may travel with the request.
 //!
 //! Who may ask: root, the user that runs the daemon, and the group `whimbrel`. The kernel keeps
 //! others from connecting (mode 0660), and `peer` asks it who connected.
 
 mod ask;
+mod line;
 mod peer;
 mod server;
 
 #[cfg(test)]
 mod tests;
 
-pub use ask::{AskError, ask, follow};
+pub use ask::{AskError, Line, ask, follow};
 pub use peer::Peer;
 pub use server::{Changes, ControlServer, Request, Responder, Subscription};
 

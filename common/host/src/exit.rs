@@ -11,11 +11,24 @@ pub const USAGE: u8 = 2;
 /// What the codes mean, for the end of a help text (sysexits.h has the last).
 pub const CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration";
 
-/// Prints why `program` failed and chooses its exit code: 78 for a bad configuration, else 1.
+/// An error's own exit code. As a context it says nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ExitWith(pub u8);
+
+impl std::fmt::Display for ExitWith {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Ok(())
+    }
+}
+
+/// Prints why `program` failed and chooses its exit code: its [own](ExitWith), 78 for a bad
+/// configuration, else 1.
 pub fn failure(program: &str, error: &anyhow::Error) -> ExitCode {
     // Nobody is left to tell if stderr is gone.
     let _ = writeln!(std::io::stderr(), "{program}: {}", sentence(error));
-    if error.chain().any(|cause| cause.is::<ConfigError>()) {
+    if let Some(ExitWith(code)) = error.downcast_ref() {
+        ExitCode::from(*code)
+    } else if error.chain().any(|cause| cause.is::<ConfigError>()) {
         ExitCode::from(EXIT_BAD_CONFIG)
     } else {
         ExitCode::FAILURE
@@ -27,7 +40,7 @@ pub fn failure(program: &str, error: &anyhow::Error) -> ExitCode {
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
-        if text.ends_with(&cause) {
+        if cause.is_empty() || text.ends_with(&cause) {
             continue;
         }
         if !text.is_empty() {

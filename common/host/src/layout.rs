@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
+
 /// Which of the two programs asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
@@ -60,6 +62,31 @@ impl Layout {
             Some(config) => Self::beside(config, role),
             None => Self::system(role, std::env::var_os("CREDENTIALS_DIRECTORY")),
         }
+    }
+
+    /// The layout in the user's own configuration folder (`$XDG_CONFIG_HOME`, `~/.config`), as if
+    /// `--config` named a file there. `None` for root, and for who has no home.
+    #[must_use]
+    pub fn of_user(role: Role) -> Option<Self> {
+        if rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let folder =
+            absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
+        let config = folder.join(format!("whimbrel/{}.toml", role.as_str()));
+        Some(Self::beside(config, role))
+    }
+
+    /// The layout for `--config`; without it the default one, unless this user may not use that
+    /// and has [a configuration of their own](Self::of_user).
+    #[must_use]
+    pub fn for_user(config: Option<PathBuf>, role: Role) -> Self {
+        let layout = Self::for_config(config, role);
+        if layout.given.is_some() || access(&layout.socket, Access::WRITE_OK).is_ok() {
+            return layout;
+        }
+        Self::of_user(role).filter(|own| own.config.exists()).unwrap_or(layout)
     }
 
     /// The private key to read: the credential where there is one.

@@ -1,7 +1,7 @@
 //! `client.toml`.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct ClientConfig {
     pub paths: Paths,
     /// How long flows outlive their networks.
     pub session: SessionHold,
+    /// What commands of `whimbrel run` get.
+    pub run: Run,
 }
 
 /// Section `[capture]`.
@@ -82,6 +84,14 @@ pub struct SessionHold {
     pub hold: Duration,
 }
 
+/// Section `[run]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// Who is asked for names, the next one when one fails. Empty: whom the host asks, if a
+    /// gateway can.
+    pub resolvers: Vec<IpAddr>,
+}
+
 impl ClientConfig {
     /// Reads and validates the text of a `client.toml`. `file` is only for error messages.
     ///
@@ -99,6 +109,7 @@ impl ClientConfig {
                 mark: raw.read_within("paths.mark", 1..=u32::MAX)?,
             },
             session: SessionHold { hold: hold(&raw, "session.hold")? },
+            run: Run { resolvers: raw.read("run.resolvers")? },
         })
     }
 
@@ -155,11 +166,7 @@ fn capture(raw: &Raw<'_>) -> Result<Capture, ConfigError> {
     })
 }
 
-fn refuse_unusable(
-    raw: &Raw<'_>,
-    path: &str,
-    address: std::net::IpAddr,
-) -> Result<(), ConfigError> {
+fn refuse_unusable(raw: &Raw<'_>, path: &str, address: IpAddr) -> Result<(), ConfigError> {
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         return Err(raw.refuse(path, "cannot be given to an interface; write a private address"));
     }
@@ -322,5 +329,15 @@ const KEYS: &[Key<ClientConfig>] = &[
         example: "",
         comment: "How long connections are held while no network reaches the gateway: 1s to 30d.",
         show: |config| quoted(&Period(config.session.hold)),
+    },
+    Key {
+        section: "run",
+        name: "resolvers",
+        default: Some("[]"),
+        example: "",
+        comment: "Who is asked for names by commands of `whimbrel run`, through the gateway and over\n\
+                  TCP, as in [\"9.9.9.9\"]; the next one when one fails. Empty: whom this host asks,\n\
+                  if that is a public address, else 9.9.9.9 (Quad9).",
+        show: |config| list(&config.run.resolvers),
     },
 ];

@@ -1,6 +1,6 @@
 //! How each type of value is read, and what to say when it cannot be.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use toml::de::DeValue;
 
@@ -81,6 +81,7 @@ text_value!(HostPort, "\"host:port\", IPv6 addresses in brackets, as in \"gw.exa
 text_value!(PublicKey, "the 43 characters that the gateway shows as its key");
 text_value!(Cidr, "\"address/prefix\", as in \"10.0.0.0/8\"");
 text_value!(SocketAddr, "\"address:port\", as in \"0.0.0.0:443\" or \"[::]:443\"");
+text_value!(IpAddr, "an IP address in quotes");
 text_value!(Ipv4Addr, "an IPv4 address in quotes");
 text_value!(Ipv6Addr, "an IPv6 address in quotes");
 text_value!(InterfaceName, "an interface name in quotes, at most 15 characters");

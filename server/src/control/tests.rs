@@ -54,7 +54,7 @@ fn key(seed: u8) -> PublicKey {
 
 fn request(verb: &str, args: Value) -> Request {
     let peer = Peer { uid: 0, gid: 0, pid: None, groups: Vec::new() };
-    Request { verb: verb.to_owned(), args, peer }
+    Request { verb: verb.to_owned(), args, peer, passed: Vec::new() }
 }
 
 #[test]

@@ -3,7 +3,12 @@
 //! Sockets are opened on a host's own thread and stay in its network, so that a test holds both
 //! ends of a connection itself.
 
-#![allow(dead_code, reason = "several test programs share this file, each uses its part")]
+#![allow(
+    dead_code,
+    unused_macros,
+    unused_imports,
+    reason = "several test programs share this file, each uses its part"
+)]
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;

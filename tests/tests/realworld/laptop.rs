@@ -10,6 +10,7 @@ use whimbrel::client::Client;
 use whimbrel::tunnel::Tunnel;
 use whimbrel::uplinks::{Families, SendFailed};
 use whimbrel_carrier::Tuning;
+use whimbrel_client_core::engine::DeviceId;
 use whimbrel_common::config::Offline;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_common::path::{DownReason, PathKey};
@@ -106,7 +107,7 @@ impl Laptop {
         for _ in 0..ROUNDS {
             self.kernel.poll(now);
             while let Some(packet) = self.kernel.take() {
-                self.client.handle_packet(&packet, now);
+                self.client.handle_packet(DeviceId(0), &packet, now);
             }
             let mut busy = self.client.advance(self.kernel.wire(), now);
             busy |= self.transmit(&mut sent, now);

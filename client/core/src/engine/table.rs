@@ -1,12 +1,13 @@
 //! Flows by slot, by key and by id.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
-use super::connection::Connection;
+use super::connection::{self, Connection};
+use super::inner::Inner;
 use super::timers::Deadline;
-use super::{DeviceId, FlowId};
+use super::{DeviceId, FlowId, FlowView};
 use crate::packet::Segment;
 
 /// What tells one flow from another: the device and the 5-tuple.
@@ -84,18 +85,40 @@ pub(super) enum Stage {
     /// The SYN, until the far end is connected.
     Held(Box<[u8]>),
     Open(Connection),
+    /// Begun here.
+    Inner(Inner),
 }
 
 impl Entry {
-    pub(super) fn new(id: FlowId, key: Key, syn: Box<[u8]>) -> Self {
+    pub(super) fn new(id: FlowId, key: Key, stage: Stage) -> Self {
         Self {
             id,
             key,
-            stage: Stage::Held(syn),
+            stage,
             deadline: Deadline::default(),
             dirty: false,
             readable_told: false,
             writable_told: false,
+        }
+    }
+
+    pub(super) fn view(&self) -> FlowView {
+        let (state, receive_queue, send_queue) = match &self.stage {
+            Stage::Held(_) => ("pending", 0, 0),
+            Stage::Inner(inner) => ("inner", inner.readable(), 0),
+            Stage::Open(connection) => {
+                let state = connection::name(connection.state());
+                (state, connection.readable(), connection.send_queue())
+            }
+        };
+        FlowView {
+            flow: self.id,
+            device: self.key.device,
+            source: self.key.source.into(),
+            destination: self.key.destination.into(),
+            state,
+            receive_queue,
+            send_queue,
         }
     }
 }
@@ -106,6 +129,7 @@ pub(super) struct Table {
     free: Vec<usize>,
     by_key: HashMap<Key, usize, Seed>,
     by_id: HashMap<FlowId, usize, Seed>,
+    by_device: BTreeMap<DeviceId, usize>,
 }
 
 impl Table {
@@ -115,11 +139,17 @@ impl Table {
             free: Vec::new(),
             by_key: HashMap::with_hasher(Seed(seed)),
             by_id: HashMap::with_hasher(Seed(seed)),
+            by_device: BTreeMap::new(),
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    /// The number of flows of one device.
+    pub(super) fn count(&self, device: DeviceId) -> usize {
+        self.by_device.get(&device).copied().unwrap_or(0)
     }
 
     pub(super) fn insert(&mut self, entry: Entry) -> usize {
@@ -133,6 +163,7 @@ impl Table {
         };
         self.by_key.insert(key, slot);
         self.by_id.insert(id, slot);
+        *self.by_device.entry(key.device).or_default() += 1;
         slot
     }
 
@@ -170,6 +201,12 @@ impl Table {
         self.detach(slot);
         let entry = self.slots.get_mut(slot)?.take()?;
         self.by_id.remove(&entry.id);
+        if let Some(count) = self.by_device.get_mut(&entry.key.device) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_device.remove(&entry.key.device);
+            }
+        }
         self.free.push(slot);
         Some(entry)
     }

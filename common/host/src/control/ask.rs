@@ -1,12 +1,15 @@
 //! The command line's half of the control socket. Blocking: a command does nothing else.
 
-use std::io::{self, BufReader, Read as _, Write as _};
+use std::io::{self, BufReader, Read as _};
 use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+use super::line;
 
 /// A daemon answers from memory; one that has not by now is stuck.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -34,15 +37,61 @@ pub enum AskError {
     Broken(#[from] io::Error),
 }
 
+/// A connection to a daemon that was not asked anything yet. The daemon knows its peer by who
+/// opened it, whatever becomes of that process.
+#[derive(Debug)]
+pub struct Line {
+    stream: UnixStream,
+}
+
+impl Line {
+    /// Connects to the daemon that listens on `path`. It waits a few seconds for a request.
+    ///
+    /// # Errors
+    /// Nobody listens, or not for this user.
+    pub fn open(path: &Path) -> Result<Self, AskError> {
+        let stream = UnixStream::connect(path).map_err(|error| {
+            let kind = error.kind();
+            if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+                AskError::NotRunning(path.to_owned())
+            } else if kind == io::ErrorKind::PermissionDenied {
+                AskError::Denied(path.to_owned())
+            } else {
+                AskError::Broken(error)
+            }
+        })?;
+        Ok(Self { stream })
+    }
+
+    /// Asks for one answer, and passes at most four descriptors with the question.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub fn ask(
+        self,
+        verb: &str,
+        args: &Value,
+        passed: &[BorrowedFd<'_>],
+    ) -> Result<Value, AskError> {
+        self.send(verb, args, passed)?;
+        self.stream.set_read_timeout(Some(ANSWER_TIME))?;
+        let mut reader = BufReader::new(self.stream.take(LONGEST_ANSWER));
+        read_answer(&mut reader)?
+            .ok_or_else(|| AskError::Broken(io::ErrorKind::UnexpectedEof.into()))
+    }
+
+    fn send(&self, verb: &str, args: &Value, passed: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let text = format!("{}\n", json!({ "verb": verb, "args": args }));
+        line::send(&self.stream, text.as_bytes(), passed)
+    }
+}
+
 /// Asks for one answer.
 ///
 /// # Errors
 /// See [`AskError`].
 pub fn ask(path: &Path, verb: &str, args: &Value) -> Result<Value, AskError> {
-    let stream = send(path, verb, args)?;
-    stream.set_read_timeout(Some(ANSWER_TIME))?;
-    let mut reader = BufReader::new(stream.take(LONGEST_ANSWER));
-    read_answer(&mut reader)?.ok_or_else(|| AskError::Broken(io::ErrorKind::UnexpectedEof.into()))
+    Line::open(path)?.ask(verb, args, &[])
 }
 
 /// Asks for answers without end, until `each` breaks off or the daemon does.
@@ -55,29 +104,15 @@ pub fn follow(
     args: &Value,
     mut each: impl FnMut(Value) -> ControlFlow<()>,
 ) -> Result<(), AskError> {
-    let mut reader = BufReader::new(send(path, verb, args)?);
+    let line = Line::open(path)?;
+    line.send(verb, args, &[])?;
+    let mut reader = BufReader::new(line.stream);
     while let Some(value) = read_answer(&mut reader)? {
         if each(value).is_break() {
             break;
         }
     }
     Ok(())
-}
-
-fn send(path: &Path, verb: &str, args: &Value) -> Result<UnixStream, AskError> {
-    let mut stream = UnixStream::connect(path).map_err(|error| {
-        let kind = error.kind();
-        if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
-            AskError::NotRunning(path.to_owned())
-        } else if kind == io::ErrorKind::PermissionDenied {
-            AskError::Denied(path.to_owned())
-        } else {
-            AskError::Broken(error)
-        }
-    })?;
-    let line = format!("{}\n", json!({ "verb": verb, "args": args }));
-    stream.write_all(line.as_bytes())?;
-    Ok(stream)
 }
 
 /// One answer; nothing when the daemon has hung up.

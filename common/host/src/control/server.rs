@@ -2,6 +2,7 @@
 //! be a current-thread one; answering never waits.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -18,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::files;
 
 use super::peer::{Peer, group_id};
-use super::{GROUP, LONGEST_REQUEST};
+use super::{GROUP, line};
 
 /// People and scripts ask a few at a time; more waiting connections queue in the kernel.
 const CONNECTIONS: usize = 64;
@@ -40,11 +41,12 @@ pub type Changes = &'static [&'static str];
 pub struct ControlServer {
     requests: mpsc::Receiver<(Request, Responder)>,
     accepting: JoinHandle<()>,
+    slots: Arc<Semaphore>,
     path: PathBuf,
 }
 
 /// One request of a permitted peer.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Debug)]
 pub struct Request {
     /// What to do.
     pub verb: String,
@@ -52,6 +54,8 @@ pub struct Request {
     pub args: Value,
     /// Who asks.
     pub peer: Peer,
+    /// Descriptors that came with it; whatever they may be.
+    pub passed: Vec<OwnedFd>,
 }
 
 /// Answers one request. Dropped without an answer it tells the peer that the daemon is stopping.
@@ -126,8 +130,16 @@ impl ControlServer {
         let group = admit_group(path)?;
         let (sender, requests) = mpsc::channel(CONNECTIONS);
         let policy = Policy { own: rustix::process::geteuid().as_raw(), group, changes };
-        let accepting = tokio::spawn(accept(listener, policy, sender));
-        Ok(Self { requests, accepting, path: path.to_owned() })
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let accepting = tokio::spawn(accept(listener, policy, sender, Arc::clone(&slots)));
+        Ok(Self { requests, accepting, slots, path: path.to_owned() })
+    }
+
+    /// Whether nobody is connected.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        // One waits to be given to whoever connects next.
+        self.slots.available_permits() + 1 >= CONNECTIONS
     }
 
     /// The next request. Cancelling the wait loses none.
@@ -200,8 +212,8 @@ async fn accept(
     listener: UnixListener,
     policy: Policy,
     requests: mpsc::Sender<(Request, Responder)>,
+    slots: Arc<Semaphore>,
 ) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {
@@ -229,8 +241,9 @@ async fn serve(
     requests: mpsc::Sender<(Request, Responder)>,
 ) -> io::Result<()> {
     let peer = Peer::of(&stream)?;
-    let (reader, mut writer) = stream.split();
-    let request = match tokio::time::timeout(REQUEST_TIME, read_request(reader, peer)).await {
+    let read = tokio::time::timeout(REQUEST_TIME, read_request(&stream, peer)).await;
+    let (_, mut writer) = stream.split();
+    let request = match read {
         Ok(Ok(request)) => request,
         Ok(Err(refusal)) => return write_line(&mut writer, &json!({ "error": refusal })).await,
         Err(_) => return write_line(&mut writer, &json!({ "error": "no request came" })).await,
@@ -283,23 +296,13 @@ struct Line {
     args: Value,
 }
 
-async fn read_request(
-    reader: tokio::net::unix::ReadHalf<'_>,
-    peer: Peer,
-) -> Result<Request, String> {
-    let limit = u64::try_from(LONGEST_REQUEST + 1).expect("64 KiB fit 64 bits");
-    let mut text = Vec::new();
-    BufReader::new(reader.take(limit))
-        .read_until(b'\n', &mut text)
-        .await
-        .map_err(|error| format!("the request cannot be read: {error}"))?;
-    if text.len() > LONGEST_REQUEST {
-        return Err(format!("the request is longer than {LONGEST_REQUEST} bytes"));
-    }
-    let line: Line = serde_json::from_slice(&text).map_err(|error| {
+async fn read_request(stream: &UnixStream, peer: Peer) -> Result<Request, String> {
+    let (text, passed) = line::receive(stream).await?;
+    let end = text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len());
+    let line: Line = serde_json::from_slice(&text[..end]).map_err(|error| {
         format!("the request is not one line of JSON with \"verb\" and \"args\": {error}")
     })?;
-    Ok(Request { verb: line.verb, args: line.args, peer })
+    Ok(Request { verb: line.verb, args: line.args, peer, passed })
 }
 
 async fn write_line(writer: &mut tokio::net::unix::WriteHalf<'_>, line: &Value) -> io::Result<()> {

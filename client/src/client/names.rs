@@ -1,0 +1,142 @@
+//! Names for the applications of wrapped commands, whose UDP leads nowhere: each query becomes a
+//! flow of our own to a resolver.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+use whimbrel_client_core::dns::{PORT, Query, is_public};
+use whimbrel_client_core::engine::{DeviceId, Engine, FlowId};
+
+use super::Client;
+use crate::devices::HOST;
+use crate::resolver::FALLBACK;
+
+/// Who asks has given up by now: resolvers of programs repeat a query after 5 s, and a third time
+/// at most as a rule (resolv.conf(5)).
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Queries under way at a time; who asks repeats what is dropped.
+const QUERIES: usize = 512;
+
+/// Queries under way, and whom they are put to.
+#[derive(Debug)]
+pub(super) struct Names {
+    /// Never empty.
+    resolvers: Vec<IpAddr>,
+    /// The one that is asked.
+    current: usize,
+    queries: BTreeMap<FlowId, Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    device: DeviceId,
+    query: Query,
+    until: Instant,
+}
+
+impl Names {
+    pub(super) fn new() -> Self {
+        Self { resolvers: vec![FALLBACK], current: 0, queries: BTreeMap::new() }
+    }
+
+    /// Puts later queries to the first of these, and to the next whenever one fails.
+    pub(super) fn ask(&mut self, resolvers: Vec<IpAddr>) {
+        if !resolvers.is_empty() && resolvers != self.resolvers {
+            (self.resolvers, self.current) = (resolvers, 0);
+        }
+    }
+
+    /// Whom a query to `server` is put to: to it, if it can be reached. What a host's settings name
+    /// is a server of the local network as a rule.
+    pub(super) fn resolver_for(&self, server: SocketAddr) -> SocketAddr {
+        let resolver = self.resolvers[self.current % self.resolvers.len()];
+        if is_public(server.ip()) { server } else { SocketAddr::new(resolver, PORT) }
+    }
+
+    /// Takes a packet that is a query. Whether it was one.
+    pub(super) fn take(
+        &mut self,
+        engine: &mut Engine,
+        device: DeviceId,
+        packet: &[u8],
+        now: Instant,
+    ) -> bool {
+        let Some(query) = Query::parse(packet) else { return false };
+        let resolver = self.resolver_for(query.server);
+        if self.queries.len() < QUERIES
+            && let Some(flow) = engine.originate(query.source, resolver, &query.framed())
+        {
+            debug!(%flow, %resolver, "A query goes on over TCP");
+            self.queries.insert(flow, Pending { device, query, until: now + PATIENCE });
+        }
+        true
+    }
+
+    /// Answers what has its answer, or will never have one.
+    pub(super) fn advance(&mut self, engine: &mut Engine, now: Instant) {
+        let mut failed = false;
+        let done = self.queries.extract_if(.., |flow, pending| {
+            let (packet, over) = match engine.received(*flow) {
+                Some((stream, ended)) => (pending.query.answer(stream), ended),
+                None => (None, true),
+            };
+            let late = pending.until <= now;
+            if packet.is_none() && !over && !late {
+                return false;
+            }
+            failed |= packet.is_none() && !is_public(pending.query.server.ip());
+            let packet = packet.unwrap_or_else(|| pending.query.failure());
+            engine.reply(pending.device, packet);
+            if late {
+                engine.abort(*flow)
+            } else {
+                engine.hang_up(*flow)
+            }
+            true
+        });
+        done.for_each(drop);
+        self.current += usize::from(failed);
+    }
+
+    /// When [`advance`](Self::advance) gives one up.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        // Ids rise with time.
+        self.queries.values().next().map(|pending| pending.until)
+    }
+}
+
+impl Client {
+    /// A packet came from a TUN.
+    pub fn handle_packet(&mut self, device: DeviceId, packet: &[u8], now: Instant) {
+        if device == HOST || !self.names.take(&mut self.engine, device, packet, now) {
+            self.engine.handle_packet(device, packet, now);
+        }
+    }
+
+    /// Whom names are asked of on behalf of wrapped commands.
+    pub(crate) fn ask(&mut self, resolvers: Vec<IpAddr>) {
+        self.names.ask(resolvers);
+    }
+
+    /// Where a connection of a device leads: who came to the name server by UDP for too long an
+    /// answer comes again by TCP.
+    pub(super) fn place(&self, device: DeviceId, destination: SocketAddr) -> SocketAddr {
+        if device == HOST || destination.port() != PORT {
+            return destination;
+        }
+        self.names.resolver_for(destination)
+    }
+
+    /// How many connections of a device's applications there are.
+    pub(crate) fn count(&self, device: DeviceId) -> usize {
+        self.engine.count(device)
+    }
+
+    /// A TUN is gone, and its applications with it.
+    pub(crate) fn abandon(&mut self, device: DeviceId) {
+        self.engine.abort_device(device);
+    }
+}

@@ -1,0 +1,54 @@
+//! What new connections get, by hand or for want of a gateway.
+
+use std::time::{Duration, Instant};
+
+use tracing::info;
+use whimbrel_common::config::Offline;
+
+use super::Client;
+use crate::report::{CaptureState, EventKind};
+
+/// New connections go direct on request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pause {
+    pub(super) until: Option<Instant>,
+}
+
+impl Client {
+    pub(super) fn check_pause(&mut self, now: Instant) {
+        if self.paused.and_then(|pause| pause.until).is_some_and(|until| until <= now) {
+            self.resume();
+        }
+    }
+
+    /// New connections go direct, until a moment or until further notice.
+    pub(crate) fn pause(&mut self, until: Option<Instant>) {
+        self.paused = Some(Pause { until });
+        info!("New connections go direct, as asked");
+        self.journal.tell(EventKind::Paused, "new connections go direct");
+    }
+
+    /// New connections are captured again.
+    pub(crate) fn resume(&mut self) {
+        if self.paused.take().is_some() {
+            info!("New connections are captured again");
+            self.journal.tell(EventKind::Resumed, "new connections are captured again");
+        }
+    }
+
+    /// How long the pause goes on, if it ends by itself.
+    pub(crate) fn pause_left(&self, now: Instant) -> Option<Duration> {
+        self.paused?.until.map(|until| until.saturating_duration_since(now))
+    }
+
+    /// What new connections get.
+    #[must_use]
+    pub fn capture_state(&self) -> CaptureState {
+        match (self.paused, self.given_up, &self.offline) {
+            (Some(_), _, _) => CaptureState::Paused,
+            (None, true, Offline::Direct) => CaptureState::Direct,
+            (None, true, Offline::Block) => CaptureState::Blocked,
+            (None, false, _) => CaptureState::On,
+        }
+    }
+}
