@@ -39,7 +39,9 @@ say_on_line() {
 }
 
 close_line() {
-    on laptop bash -c 'kill "$(</run/line.pid)" && rm /run/line.*'
+    on laptop bash -c 'pid=$(</run/line.pid) && kill $(</proc/$pid/task/$pid/children)'
+    within 5 "the connection that was open does not end" on laptop test -e /run/line.gone
+    on laptop bash -c 'rm /run/line.*'
 }
 
 # The exposure systemd-analyze sees, in tenths.

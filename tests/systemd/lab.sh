@@ -90,6 +90,8 @@ make_debian() {
     mkdir -p "$root/var/lib/dpkg" "$dpkg"/{upper,work}
     mount -t overlay overlay \
         -o "lowerdir=/var/lib/dpkg,upperdir=$dpkg/upper,workdir=$dpkg/work" "$root/var/lib/dpkg"
+    # It names users of the machine.
+    : >"$root/var/lib/dpkg/statoverride"
     # Images for containers forbid their packages to start anything.
     rm -f "$root/usr/sbin/policy-rc.d"
 }

@@ -12,7 +12,7 @@ serve_echo
 
 step "the units as systemd reads them"
 for unit in whimbrel-gateway.socket whimbrel-gateway.service whimbrel.service; do
-    remarks=$(on vps systemd-analyze verify "$unit" 2>&1) || fail "verify $unit: $remarks"
+    remarks=$(on vps systemd-analyze verify --man=no "$unit" 2>&1) || fail "verify $unit: $remarks"
     [ -z "$remarks" ] || fail "verify $unit: $remarks"
 done
 

@@ -5,6 +5,7 @@
 //! the configuration files themselves, so it says what the programs do.
 
 mod completions;
+mod copyright;
 mod page;
 mod program;
 
@@ -45,6 +46,7 @@ fn papers(program: &Program) -> anyhow::Result<Vec<Paper>> {
     let mut papers = page::commands(program).context("cannot write the pages of commands")?;
     papers.push(page::configuration(program));
     papers.extend(completions::all(program));
+    papers.push(copyright::copyright(program));
     let example = Path::new("doc").join(program.package()).join("examples");
     papers.push(Paper {
         path: example.join(program.config_name()),

@@ -94,6 +94,15 @@ fn the_examples_are_the_defaults() {
     assert_eq!(read, GatewayConfig::new(&read.public));
 }
 
+#[test]
+fn the_copyright_has_an_owner_and_both_licences() {
+    let [program, _] = Program::all();
+    let text = written(&program).remove("doc/whimbrel/copyright").unwrap();
+    assert!(text.contains("\nCopyright: 2026 The Whimbrel authors\n"), "{text}");
+    assert!(text.contains("\n Permission is hereby granted, free of charge"), "{text}");
+    assert!(text.contains("\n SOFTWARE.\n\nLicense: Apache-2.0\n"), "{text}");
+}
+
 /// What lies in `systemd/` for machines to have is in one of the packages.
 #[test]
 fn every_file_for_an_installation_is_in_a_package() {
