@@ -13,6 +13,13 @@ ci:
 systemd:
     tests/systemd/run
 
+# The Debian packages, and what people do with them, in a booted systemd, as root.
+packages:
+    systemd/packages
+
+try-packages:
+    tests/systemd/packages
+
 # A laptop that really sleeps, in QEMU, with ssh open across it, as root: two minutes.
 sleep:
     tests/sleep/run

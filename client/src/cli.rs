@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 use whimbrel_common::config::{ClientConfig, ConfigError, InterfaceName};
 use whimbrel_common::units::{Period, UnitError};
@@ -42,6 +42,12 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::failure("whimbrel", &error),
     }
+}
+
+/// The command line as data, to write manual pages and completions from.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Reads the configuration and the key and becomes the daemon.

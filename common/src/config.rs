@@ -21,6 +21,7 @@ pub use error::ConfigError;
 pub use gateway::{Egress, GatewayConfig, Limits};
 pub use host_port::{HostPort, HostPortError};
 pub use interface::{InterfaceName, InterfaceNameError};
+pub use schema::Entry;
 
 /// The exit code of a program that finds its configuration wrong (`EX_CONFIG` of sysexits).
 pub const EXIT_BAD_CONFIG: u8 = 78;

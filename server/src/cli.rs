@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use serde_json::{Value, json};
 use tracing::level_filters::LevelFilter;
 use whimbrel_common::config::{ConfigError, GatewayConfig, HostPort};
@@ -47,6 +47,12 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) => exit::failure("whimbrel-gateway", &error),
     }
+}
+
+/// The command line as data, to write manual pages and completions from.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Reads the configuration and the key and becomes the daemon.

@@ -1,4 +1,5 @@
-# Two systems and the network between them. Sourced by `run`, in namespaces of its own.
+# Two systems and the network between them. Sourced by `run` and `packages`, in namespaces of their
+# own.
 #
 #     laptop wlan0 192.0.2.2 ── 192.0.2.1 router 203.0.113.1 ── 203.0.113.2 wan0 vps
 #                                        │
@@ -81,6 +82,18 @@ make_system() {
     for unit in console-getty.service getty@.service systemd-udevd.service; do
         ln -s /dev/null "$root/etc/systemd/system/$unit"
     done
+}
+
+# Gives a system the packages that the machine has, and the tools to install more.
+make_debian() {
+    local root=$work/$1/root dpkg=$work/$1/dpkg
+    mkdir -p "$root/var/lib/dpkg" "$dpkg"/{upper,work}
+    mount -t overlay overlay \
+        -o "lowerdir=/var/lib/dpkg,upperdir=$dpkg/upper,workdir=$dpkg/work" "$root/var/lib/dpkg"
+    # It names users of the machine.
+    : >"$root/var/lib/dpkg/statoverride"
+    # Images for containers forbid their packages to start anything.
+    rm -f "$root/usr/sbin/policy-rc.d"
 }
 
 # Puts Whimbrel where a package puts it.

@@ -41,7 +41,7 @@ pub(super) fn join(layout: &Layout, invite: &str) -> anyhow::Result<()> {
     line("");
     if layout.given.is_none() {
         line(
-            "Next: start it:\n    systemctl enable --now whimbrel.service\n\
+            "Next: start it:\n    systemctl enable --now whimbrel\n\
              or in the foreground:\n    whimbrel up",
         );
     } else {

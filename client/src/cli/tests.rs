@@ -1,5 +1,3 @@
-use clap::CommandFactory as _;
-
 use super::*;
 
 const CONFIG: &str = "gateway = \"gw.example.org:443\"\n\

@@ -72,6 +72,7 @@ fn trouble_is_told() {
         version: "0.1.0".to_owned(),
         uptime_s: 5,
         trouble: Some("no network".to_owned()),
+        runs: Vec::new(),
     };
     assert_eq!(
         status(&report),

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::raw::Raw;
-use super::schema::{self, Key, list, quoted};
+use super::schema::{self, Entry, Key, list, quoted};
 use super::{ConfigError, HostPort, InterfaceName};
 use crate::cidr::Cidr;
 use crate::identity::PublicKey;
@@ -131,6 +131,11 @@ impl ClientConfig {
     #[must_use]
     pub fn sample() -> String {
         schema::write(TITLE, KEYS, None)
+    }
+
+    /// Every key, in the order of the file.
+    pub fn entries() -> impl Iterator<Item = Entry> {
+        KEYS.iter().map(Key::entry)
     }
 }
 

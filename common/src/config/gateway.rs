@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::client::hold;
 use super::raw::Raw;
-use super::schema::{self, Key, list, quoted};
+use super::schema::{self, Entry, Key, list, quoted};
 use super::{ConfigError, HostPort};
 use crate::cidr::Cidr;
 use crate::units::{Period, Size};
@@ -95,6 +95,11 @@ impl GatewayConfig {
     #[must_use]
     pub fn sample() -> String {
         schema::write(TITLE, KEYS, None)
+    }
+
+    /// Every key, in the order of the file.
+    pub fn entries() -> impl Iterator<Item = Entry> {
+        KEYS.iter().map(Key::entry)
     }
 }
 

@@ -15,7 +15,27 @@ pub(super) struct Key<C> {
     pub(super) show: fn(&C) -> String,
 }
 
+/// A key for people to read about: what it is called, what it does, what it is if nobody says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The table it is in; empty for the top of the file.
+    pub section: &'static str,
+    /// The key.
+    pub name: &'static str,
+    /// The default as TOML; `None` for a key the file must have.
+    pub default: Option<&'static str>,
+    /// A value as TOML, where there is no default.
+    pub example: &'static str,
+    /// What it does, with its unit and range, in lines.
+    pub comment: &'static str,
+}
+
 impl<C> Key<C> {
+    pub(super) fn entry(&self) -> Entry {
+        let Self { section, name, default, example, comment, show: _ } = *self;
+        Entry { section, name, default, example, comment }
+    }
+
     /// `section.name`, or the bare name at the top.
     pub(super) fn path(&self) -> String {
         if self.section.is_empty() {

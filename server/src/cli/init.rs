@@ -97,7 +97,7 @@ fn say_what_next(layout: &Layout, config: &GatewayConfig, key: &SecretKey) {
     if layout.given.is_none() {
         line(format_args!(
             "Next: open UDP port {} in the firewall and start the gateway:\n    \
-             systemctl enable --now whimbrel-gateway.socket whimbrel-gateway.service\n\
+             systemctl enable --now whimbrel-gateway\n\
              or in the foreground:\n    whimbrel-gateway run",
             config.public.port
         ));
