@@ -1,10 +1,12 @@
 //! Decisions of the Whimbrel client. Pure: no IO, no clock.
 //!
 //! [`engine`] ends applications' TCP, [`plan`] says which rules and routes capture it, [`rest`] what
-//! is done when the machine sleeps.
+//! is done when the machine sleeps, [`doctor`] what is wrong with a host.
 
+pub mod doctor;
 pub mod engine;
 pub mod offload;
 pub mod packet;
 pub mod plan;
 pub mod rest;
+pub mod trouble;
