@@ -15,6 +15,7 @@ use whimbrel_carrier::udp::RECEIVE_BUFFER;
 use whimbrel_carrier::{Transmit, Tuning};
 use whimbrel_client_core::offload;
 use whimbrel_client_core::plan::{CaptureInputs, Plan, TABLE};
+use whimbrel_client_core::trouble::Trouble;
 use whimbrel_common::config::ClientConfig;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_common::path::{DownReason, PathKey};
@@ -31,7 +32,7 @@ use crate::login::{self, Go};
 use crate::report::{CaptureState, EventKind, FlowReport, PathReport, SessionState, Status};
 use crate::resolver;
 use crate::tun::{LARGEST_PACKET, Tun, TunSink, VNET_HEADER};
-use crate::tunnel::{Standing, Tunnel};
+use crate::tunnel::{Failure, Standing, Tunnel};
 use crate::uplinks::Families;
 
 mod nap;
@@ -376,7 +377,7 @@ impl Daemon {
             }
             Err(reason) => {
                 warn!(reason, "Cannot resolve the gateway's name");
-                self.client.tunnel.last_failure = Some(reason);
+                self.client.tunnel.last_failure = Some(Failure::new(Trouble::NameUnknown, reason));
             }
         }
     }
@@ -505,6 +506,7 @@ impl Running for Daemon {
         links.sort_by_key(|link| !link.active);
         let paths = links.into_iter().map(path_report).collect();
         let attached = self.client.tunnel.standing(Instant::now()) == Standing::Attached;
+        let failure = self.client.tunnel.last_failure.clone().filter(|_| !attached);
         Status {
             state: self.session_state(),
             gateway: self.config.gateway.to_string(),
@@ -517,7 +519,8 @@ impl Running for Daemon {
             pause_left_s: self.client.pause_left(Instant::now()).map(|left| left.as_secs()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
-            trouble: self.client.tunnel.last_failure.clone().filter(|_| !attached),
+            trouble_kind: failure.as_ref().map(|failure| failure.trouble.to_string()),
+            trouble: failure.map(|failure| failure.text),
         }
     }
 
@@ -583,6 +586,7 @@ fn path_report(link: crate::tunnel::LinkView) -> PathReport {
         rx_bytes: link.rx_bytes,
         remote: path.map(|path| path.remote),
         metered: link.metered,
+        captive: false,
     }
 }
 

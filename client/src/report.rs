@@ -37,6 +37,10 @@ pub struct Status {
     pub uptime_s: u64,
     /// Why it is not attached, as a sentence; `None` while it is.
     pub trouble: Option<String>,
+    /// The same as one of `name-unknown`, `no-family`, `unreachable`, `not-ours`, `wrong-key`,
+    /// `revoked`, `version`, `busy` or `other`.
+    #[serde(default)]
+    pub trouble_kind: Option<String>,
 }
 
 /// What the daemon does.
@@ -88,6 +92,9 @@ pub struct PathReport {
     pub remote: Option<SocketAddr>,
     /// Whether `paths.metered` names the link.
     pub metered: bool,
+    /// Whether its network answers for everybody and lets nothing through: it wants a sign-in.
+    #[serde(default)]
+    pub captive: bool,
 }
 
 /// Flows by what they do.

@@ -8,5 +8,6 @@ pub mod engine;
 pub mod offload;
 pub mod packet;
 pub mod plan;
+pub mod redact;
 pub mod rest;
 pub mod trouble;

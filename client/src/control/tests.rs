@@ -25,6 +25,7 @@ impl Running for Model {
             version: "0.1.0".to_owned(),
             uptime_s: 1,
             trouble: None,
+            trouble_kind: None,
         }
     }
 
@@ -103,4 +104,6 @@ fn old_events_make_room() {
     assert_eq!(events.as_array().unwrap().len(), EVENTS_KEPT);
     assert_eq!(events[0]["at"], 5);
     assert_eq!(events[0]["event"], "wake");
+    let events = ask(&mut model, "events", json!({ "last": 2 })).unwrap();
+    assert_eq!((events[0]["at"].as_u64(), events[1]["at"].as_u64()), (Some(1003), Some(1004)));
 }

@@ -1,6 +1,6 @@
 //! What is known of a host.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use whimbrel_common::cidr::Cidr;
 
@@ -80,8 +80,6 @@ pub struct Settings {
     pub gateway: String,
     /// Its port.
     pub port: u16,
-    /// Its addresses, or why there are none.
-    pub addresses: Result<Vec<IpAddr>, String>,
     /// The TUN's name.
     pub interface: String,
     /// The TUN's IPv4 address.

@@ -29,7 +29,7 @@ fn configuration(facts: &Facts, report: &mut Report) {
             let join = run(format!("sudo whimbrel join 'INVITE'{}", facts.option));
             let ask =
                 advise("The gateway's owner prints an invite with `whimbrel-gateway invite NAME`.");
-            report.find(Subject::Configuration, Weight::Broken, text, [join, ask]);
+            report.find(Subject::Configuration, Weight::Broken, text, [ask, join]);
             return;
         }
         Setup::Wrong { message } => {

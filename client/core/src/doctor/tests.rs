@@ -31,7 +31,6 @@ fn well() -> Facts {
         file: "/etc/whimbrel/client.toml".to_owned(),
         gateway: "gw.example.org:443".to_owned(),
         port: 443,
-        addresses: Ok(vec!["203.0.113.5".parse().unwrap()]),
         interface: "whimbrel0".to_owned(),
         address4: "10.213.52.11".parse().unwrap(),
         address6: "fd52:1109:77b6::1".parse().unwrap(),
