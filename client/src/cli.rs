@@ -20,8 +20,11 @@ use whimbrel_host::output::{line, remark};
 use whimbrel_host::{Layout, Role, exit, files, logging};
 
 pub use crate::daemon::{Launch, Purpose};
+pub(crate) use ask::explain;
 
 use crate::host::Host;
+use crate::watch;
+use crate::{bugreport, doctor};
 
 /// Runs the command line `args` (the first one is the program's name) and returns the exit code.
 #[must_use]
@@ -39,7 +42,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         }
     };
     match dispatch(command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => exit::failure("whimbrel", &error),
     }
 }
@@ -100,7 +103,7 @@ enum Command {
     /// Run a command with its TCP carried, without root
     Run(Run),
     /// Show what the daemon does
-    Status(Listing),
+    Status(Status),
     /// List the paths to the gateway
     Paths(Listing),
     /// List the connections that are carried
@@ -115,6 +118,10 @@ enum Command {
     Resume(Place),
     /// Validate a configuration
     Check(Place),
+    /// Examine this host: what is wrong, and what to do about it
+    Doctor(Listing),
+    /// Gather what somebody who looks for a bug wants to know, in one file
+    Bugreport(Bugreport),
     /// Remove rules and routes that a killed daemon left behind
     #[command(hide = true)]
     Cleanup(Place),
@@ -161,6 +168,18 @@ struct Listing {
 }
 
 #[derive(Args, Debug)]
+struct Status {
+    #[command(flatten)]
+    place: Place,
+    /// Print a JSON document
+    #[arg(long)]
+    json: bool,
+    /// Keep showing it, on this terminal, until Ctrl-C
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
+}
+
+#[derive(Args, Debug)]
 struct Events {
     #[command(flatten)]
     place: Place,
@@ -194,6 +213,18 @@ struct Pause {
 }
 
 #[derive(Args, Debug)]
+struct Bugreport {
+    #[command(flatten)]
+    place: Place,
+    /// Write to this file [default: whimbrel-bugreport-TIME.tar in this folder]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Keep network addresses as they are
+    #[arg(long)]
+    addresses: bool,
+}
+
+#[derive(Args, Debug)]
 struct Demo {
     /// A command to run inside the demo while its networks keep changing
     #[arg(last = true, value_name = "CMD")]
@@ -212,11 +243,12 @@ impl Place {
     }
 }
 
-fn dispatch(command: Command) -> anyhow::Result<()> {
-    match command {
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    let done = match command {
         Command::Join(args) => join::join(&args.place.new_layout(), &args.invite),
         Command::Up(place) => up(place.layout(), Purpose::Host),
         Command::Run(args) => run(args),
+        Command::Status(args) if args.watch => watch::watch(&args.place.layout()),
         Command::Status(args) => ask::status(&args.place.layout(), args.json),
         Command::Paths(args) => ask::paths(&args.place.layout(), args.json),
         Command::Flows(args) => ask::flows(&args.place.layout(), args.json),
@@ -225,9 +257,18 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Pause(args) => ask::pause(&args.place.layout(), args.duration),
         Command::Resume(place) => ask::resume(&place.layout()),
         Command::Check(place) => check(&place.layout()),
+        Command::Doctor(args) => {
+            let well = doctor::doctor(&args.place.layout(), read_config, args.json)?;
+            return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Bugreport(args) => {
+            let layout = args.place.layout();
+            bugreport::bugreport(&layout, read_config, args.output, args.addresses)
+        }
         Command::Cleanup(_) => cleanup(),
         Command::Demo(args) => demo::demo(args.command),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn parse_pause(text: &str) -> Result<Period, String> {

@@ -135,7 +135,7 @@ fn reply(request: Request, running: &mut impl Running) -> Result<Value, String> 
         "status" => Ok(json!(running.status())),
         "paths" => Ok(json!(running.status().paths)),
         "flows" => Ok(json!(running.flows())),
-        "events" => Ok(json!(running.events().recent().collect::<Vec<_>>())),
+        "events" => Ok(events(&request.args, running.events())),
         "move" => running.relocate(target(&request.args)?).map(done),
         "pause" => running.pause(duration(&request.args)?).map(done),
         "resume" => running.resume().map(done),
@@ -154,6 +154,13 @@ fn passed(request: Request) -> Result<Passed, String> {
         format!("{} descriptors came with the request; it needs a TUN and a pulse", passed.len())
     })?;
     Ok(Passed { owner: Owner { uid: peer.uid, pid: peer.pid, command }, tun, pulse })
+}
+
+/// The kept events, or the `last` of them.
+fn events(args: &Value, events: &Events) -> Value {
+    let last = args.get("last").and_then(Value::as_u64).and_then(|last| usize::try_from(last).ok());
+    let skipped = last.map_or(0, |last| events.recent.len().saturating_sub(last));
+    json!(events.recent().skip(skipped).collect::<Vec<_>>())
 }
 
 fn target(args: &Value) -> Result<Target, String> {

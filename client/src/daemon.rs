@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 use whimbrel_carrier::udp::RECEIVE_BUFFER;
 use whimbrel_carrier::{Transmit, Tuning};
 use whimbrel_client_core::plan::{CaptureInputs, Plan, TABLE};
+use whimbrel_client_core::trouble::Trouble;
 use whimbrel_common::config::ClientConfig;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_common::path::{DownReason, PathKey};
@@ -31,7 +32,7 @@ use crate::login::{self, Go};
 use crate::report::{CaptureState, EventKind, FlowReport, PathReport, SessionState, Status};
 use crate::resolver;
 use crate::tun::Tun;
-use crate::tunnel::{Standing, Tunnel};
+use crate::tunnel::{Failure, Standing, Tunnel};
 use crate::uplinks::Families;
 
 mod nap;
@@ -388,7 +389,7 @@ impl Daemon {
             }
             Err(reason) => {
                 warn!(reason, "Cannot resolve the gateway's name");
-                self.client.tunnel.last_failure = Some(reason);
+                self.client.tunnel.last_failure = Some(Failure::new(Trouble::NameUnknown, reason));
             }
         }
     }
@@ -520,6 +521,7 @@ impl Running for Daemon {
         links.sort_by_key(|link| !link.active);
         let paths = links.into_iter().map(PathReport::from).collect();
         let attached = self.client.tunnel.standing(Instant::now()) == Standing::Attached;
+        let failure = self.client.tunnel.last_failure.clone().filter(|_| !attached);
         Status {
             state: self.session_state(),
             gateway: self.config.gateway.to_string(),
@@ -532,7 +534,8 @@ impl Running for Daemon {
             pause_left_s: self.client.pause_left(Instant::now()).map(|left| left.as_secs()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
-            trouble: self.client.tunnel.last_failure.clone().filter(|_| !attached),
+            trouble_kind: failure.as_ref().map(|failure| failure.trouble.to_string()),
+            trouble: failure.map(|failure| failure.text),
             runs: self.devices.report(|device| self.client.count(device), Instant::now()),
         }
     }

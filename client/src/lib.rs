@@ -4,13 +4,16 @@
 //! [`cli`] is the command line. The client and its tunnel wait for nothing and know no time but what
 //! they are told, so they also run without a daemon, on a clock of their owner.
 
+mod bugreport;
 mod capture;
 pub mod cli;
 pub mod client;
 pub mod control;
 pub mod daemon;
 mod devices;
+mod doctor;
 pub mod enrol;
+mod exchange;
 mod ferry;
 pub mod host;
 mod journal;
@@ -24,3 +27,4 @@ pub mod slab;
 pub mod tun;
 pub mod tunnel;
 pub mod uplinks;
+mod watch;

@@ -34,6 +34,7 @@ use crate::host::netlink::{Netlink, io_error};
 use crate::host::translate::{self, address_of};
 
 mod inventory;
+pub(crate) mod survey;
 mod wake;
 
 use inventory::Inventory;

@@ -39,6 +39,10 @@ pub struct Status {
     pub uptime_s: u64,
     /// Why it is not attached, as a sentence; `None` while it is.
     pub trouble: Option<String>,
+    /// The same as one of `name-unknown`, `no-family`, `unreachable`, `not-ours`, `wrong-key`,
+    /// `revoked`, `version`, `busy` or `other`.
+    #[serde(default)]
+    pub trouble_kind: Option<String>,
     /// Commands of `whimbrel run`, the oldest first.
     #[serde(default)]
     pub runs: Vec<RunReport>,
@@ -112,6 +116,9 @@ pub struct PathReport {
     pub remote: Option<SocketAddr>,
     /// Whether `paths.metered` names the link.
     pub metered: bool,
+    /// Whether its network answers for everybody and lets nothing through: it wants a sign-in.
+    #[serde(default)]
+    pub captive: bool,
 }
 
 impl From<LinkView> for PathReport {
@@ -130,6 +137,7 @@ impl From<LinkView> for PathReport {
             rx_bytes: link.rx_bytes,
             remote: path.map(|path| path.remote),
             metered: link.metered,
+            captive: false,
         }
     }
 }

@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use whimbrel_host::output::{bytes, date, seconds, table};
+use whimbrel_host::output::{Palette, Tone, bytes, date, seconds, table};
 
 use crate::report::{
     CaptureState, Event, FlowReport, MoveRecord, PathReport, SessionState, Status,
@@ -11,11 +11,19 @@ use crate::report::{
 
 /// `whimbrel status`.
 #[must_use]
-pub fn status(status: &Status) -> String {
-    let mut text = format!("Gateway    {}, {}", status.gateway, status.state);
-    if let Some(trouble) = &status.trouble {
-        text.push_str(&format!(" ({trouble})"));
+pub fn status(status: &Status, palette: Palette) -> String {
+    let mut text = summary(status, palette);
+    if !status.paths.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&paths(&status.paths, palette));
     }
+    text
+}
+
+/// Everything about the daemon but its paths: what is wrong first, and what to do about it.
+#[must_use]
+pub fn summary(status: &Status, palette: Palette) -> String {
+    let mut text = standing(status, palette);
     text.push_str(&format!(
         "\nCapture    {}\nFlows      {} open, {} held\nMoves      {} in {}",
         capture(status),
@@ -27,20 +35,16 @@ pub fn status(status: &Status) -> String {
     if let Some(last) = &status.last_move {
         text.push_str(&format!("\nLast move  {}, {}", date(last.at / 1000), movement(last)));
     }
-    if !status.paths.is_empty() {
-        text.push_str("\n\n");
-        text.push_str(&paths(&status.paths));
-    }
     text
 }
 
 /// `whimbrel paths`.
 #[must_use]
-pub fn paths(paths: &[PathReport]) -> String {
+pub fn paths(paths: &[PathReport], palette: Palette) -> String {
     if paths.is_empty() {
         return "No network yet.".to_owned();
     }
-    let rows: Vec<[String; 8]> = paths.iter().map(path_row).collect();
+    let rows: Vec<[String; 8]> = paths.iter().map(|path| path_row(path, palette)).collect();
     table(["LINK", "STATE", "RTT", "WINDOW", "MTU", "SENT", "RECEIVED", "GATEWAY"], &rows)
 }
 
@@ -70,8 +74,104 @@ pub fn flows(flows: &[FlowReport]) -> String {
 /// A line of `whimbrel events`.
 #[must_use]
 pub fn event(event: &Event) -> String {
-    let text = event.moved.as_ref().map_or_else(|| event.text.clone(), movement);
-    format!("{}  {:<9}  {text}", date(event.at / 1000), event.event)
+    format!("{}  {:<9}  {}", date(event.at / 1000), event.event, event_text(event))
+}
+
+/// What happened, without when.
+pub(crate) fn event_text(event: &Event) -> String {
+    event.moved.as_ref().map_or_else(|| event.text.clone(), movement)
+}
+
+/// What a flow has lived through, and what it waits for.
+pub(crate) fn story(flow: &FlowReport) -> String {
+    let mut parts = Vec::new();
+    match flow.state.as_str() {
+        "open" => {}
+        "held" => parts.push("waits for a network".to_owned()),
+        "opening" => parts.push("is being opened".to_owned()),
+        "half-closed" => parts.push("one side has finished".to_owned()),
+        other => parts.push(other.to_owned()),
+    }
+    let survived = survived(flow);
+    if survived != "-" {
+        parts.push(format!("lived through {survived}"));
+    }
+    // Below this it is the network's own round trip.
+    if flow.stalled_ms_longest >= 100 {
+        parts.push(format!("waited {} ms at most", flow.stalled_ms_longest));
+    }
+    if flow.replayed_bytes > 0 {
+        parts.push(format!("{} sent again", bytes(flow.replayed_bytes)));
+    }
+    parts.join(", ")
+}
+
+fn standing(status: &Status, palette: Palette) -> String {
+    let gateway = &status.gateway;
+    let active = status.paths.first().filter(|path| is_active(path));
+    let (tone, text) = match (status.state, active) {
+        (SessionState::Attached, Some(active)) => {
+            let mut text = format!("{gateway} over {}", active.link);
+            if let Some(rtt) = active.rtt_ms {
+                text.push_str(&format!(", {rtt:.1} ms"));
+            }
+            text.push_str(&spares(&status.paths[1..]));
+            (Tone::Good, text)
+        }
+        (SessionState::Attached, None) => (Tone::Doubtful, gateway.clone()),
+        (SessionState::Connecting, _) => (Tone::Doubtful, format!("to {gateway}")),
+        (SessionState::Parked, _) => {
+            (Tone::Bad, format!("{gateway} is out of reach; what is open is held"))
+        }
+        (SessionState::Offline, _) => (Tone::Bad, format!("no network to reach {gateway}")),
+    };
+    let state = palette.paint(tone, format_args!("{:<10}", capitalised(status.state)));
+    let mut text = format!("{state} {text}");
+    if let Some(trouble) = &status.trouble {
+        text.push_str(&format!(
+            "\n{}",
+            palette.paint(Tone::Bad, format_args!("Trouble    {trouble}"))
+        ));
+    }
+    if status.state != SessionState::Attached && status.uptime_s >= SETTLED {
+        text.push_str("\nWhat to do whimbrel doctor");
+    }
+    text
+}
+
+/// A daemon that has just started is not attached yet, and nothing is wrong with that: seconds.
+const SETTLED: u64 = 3;
+
+fn capitalised(state: SessionState) -> &'static str {
+    match state {
+        SessionState::Connecting => "Connecting",
+        SessionState::Attached => "Attached",
+        SessionState::Parked => "Parked",
+        SessionState::Offline => "Offline",
+    }
+}
+
+fn is_active(path: &PathReport) -> bool {
+    matches!(path.state.as_str(), "active" | "suspect" | "steered")
+}
+
+/// What the links that do not carry are good for.
+fn spares(paths: &[PathReport]) -> String {
+    let named = |wanted: fn(&PathReport) -> bool, one: &str, more: &str| {
+        let names: Vec<&str> =
+            paths.iter().filter(|path| wanted(path)).map(|path| path.link.as_str()).collect();
+        let what = if names.len() == 1 { one } else { more };
+        (!names.is_empty()).then(|| format!("; {} {what}", names.join(", ")))
+    };
+    let ready =
+        named(|path| path.state == "warm", "is ready to take over", "are ready to take over");
+    let captive = named(|path| path.captive, "wants a sign-in", "want a sign-in");
+    let dead = named(
+        |path| !path.captive && matches!(path.state.as_str(), "absent" | "cooldown" | "suspect"),
+        "does not reach it",
+        "do not reach it",
+    );
+    [ready, captive, dead].into_iter().flatten().collect()
 }
 
 fn capture(status: &Status) -> String {
@@ -105,18 +205,40 @@ fn movement(moved: &MoveRecord) -> String {
     text
 }
 
-fn path_row(path: &PathReport) -> [String; 8] {
-    let metered = if path.metered { " (metered)" } else { "" };
+fn path_row(path: &PathReport, palette: Palette) -> [String; 8] {
     [
-        format!("{}{metered}", path.link),
-        path.state.clone(),
-        path.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms")),
+        link_name(path),
+        path_state(path, palette),
+        rtt(path),
         bytes(path.cwnd),
         path.mtu.to_string(),
         bytes(path.tx_bytes),
         bytes(path.rx_bytes),
         path.remote.map_or_else(|| "-".to_owned(), |remote| remote.to_string()),
     ]
+}
+
+/// A link and what it costs.
+pub(crate) fn link_name(path: &PathReport) -> String {
+    let metered = if path.metered { " (metered)" } else { "" };
+    format!("{}{metered}", path.link)
+}
+
+/// The state of a path.
+pub(crate) fn path_state(path: &PathReport, palette: Palette) -> String {
+    if path.captive {
+        return palette.paint(Tone::Bad, "captive");
+    }
+    match path.state.as_str() {
+        "active" => palette.paint(Tone::Good, "active"),
+        state @ ("suspect" | "steered" | "cooldown") => palette.paint(Tone::Doubtful, state),
+        state => state.to_owned(),
+    }
+}
+
+/// The round-trip time of a path.
+pub(crate) fn rtt(path: &PathReport) -> String {
+    path.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"))
 }
 
 fn survived(flow: &FlowReport) -> String {

@@ -30,7 +30,7 @@ mod search;
 mod session;
 mod view;
 
-pub(crate) use loss::describe;
+pub(crate) use loss::{Failure, describe, trouble};
 pub(crate) use view::LinkView;
 
 use connecting::Candidate;
@@ -99,7 +99,7 @@ pub struct Tunnel {
     news: VecDeque<News>,
     /// Nothing is tried: the machine sleeps, or is about to.
     resting: bool,
-    pub(crate) last_failure: Option<String>,
+    pub(crate) last_failure: Option<Failure>,
 }
 
 impl Tunnel {
@@ -307,12 +307,12 @@ impl Tunnel {
         }
     }
 
-    fn fail(&mut self, reason: &str, link: Option<String>) {
-        if self.last_failure.as_deref() != Some(reason) {
-            warn!(link, reason, "Cannot reach the gateway");
-            self.news.push_back(News::Failed { reason: reason.to_owned() });
+    fn fail(&mut self, failure: Failure, link: Option<String>) {
+        if self.last_failure.as_ref() != Some(&failure) {
+            warn!(link, reason = failure.text, "Cannot reach the gateway");
+            self.news.push_back(News::Failed { reason: failure.text.clone() });
         }
-        self.last_failure = Some(reason.to_owned());
+        self.last_failure = Some(failure);
     }
 
     fn greet(&mut self, connection: Connection, link: PathKey, now: Instant) {
@@ -338,13 +338,13 @@ impl Tunnel {
         let words = describe(reason);
         if live.attached {
             warn!(reason = words, "Connection lost");
-            self.news.push_back(News::Detached { reason: words.clone() });
+            self.news.push_back(News::Detached { reason: words });
         }
         if ends_session(reason) {
             self.session.end();
             self.news.push_back(News::Ended);
         }
-        self.fail(&words, None);
+        self.fail(reason.into(), None);
         self.search.start_over(now);
         if denied(reason) {
             self.search.rest(now);
@@ -395,7 +395,9 @@ impl Tunnel {
             }
             Control::Taken(entries) => self.news.push_back(News::Taken(entries)),
             Control::Over(flows) => self.news.push_back(News::Over(flows)),
-            Control::Denied { reason } => self.fail(&reason.to_string(), None),
+            Control::Denied { reason } => {
+                self.fail((&Lost::ClosedByPeer(reason.code())).into(), None)
+            }
             Control::Enrol { .. }
             | Control::Attach { .. }
             | Control::Holding { .. }

@@ -1,13 +1,13 @@
 //! The real daemons in a lab, set up as a person would: `init`, `run`, `invite`, `join`, `up`.
 
 use crate::lab::{GATEWAY_V4, Process, World};
-use crate::role;
+use crate::{login, role};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use toml::Table;
 
@@ -166,12 +166,26 @@ impl World {
         self.ask(client, role::CLIENT, arguments)
     }
 
-    fn ask(&self, host: &str, program: &str, arguments: &[&str]) -> Result<String> {
+    /// Runs `whimbrel` with these arguments on a client's host; how it ended and what it printed.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn run_client(&self, client: &str, arguments: &[&str]) -> Result<Output> {
+        self.run(client, role::CLIENT, arguments)
+    }
+
+    fn run(&self, host: &str, program: &str, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new("/proc/self/exe");
         command.arg(program).args(arguments).stdin(Stdio::null());
+        // Whatever the machine's own bus says is not meant for the lab.
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", login::address(self.folder()));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = self.host(host).spawn(command).context("starting a command")?;
-        let output = child.wait_with_output().context("waiting for a command")?;
+        child.wait_with_output().context("waiting for a command")
+    }
+
+    fn ask(&self, host: &str, program: &str, arguments: &[&str]) -> Result<String> {
+        let output = self.run(host, program, arguments)?;
         if !output.status.success() {
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8_lossy(&said).into_owned();

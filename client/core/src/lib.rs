@@ -1,11 +1,15 @@
 //! Decisions of the Whimbrel client. Pure: no IO, no clock.
 //!
 //! [`engine`] ends applications' TCP, [`dns`] lends their queries a stream, [`plan`] says which rules
-//! and routes capture them, [`rest`] what is done when the machine sleeps.
+//! and routes capture them, [`rest`] what is done when the machine sleeps, [`doctor`] what is wrong
+//! with a host.
 
 pub mod dns;
+pub mod doctor;
 pub mod engine;
 pub mod offload;
 pub mod packet;
 pub mod plan;
+pub mod redact;
 pub mod rest;
+pub mod trouble;

@@ -9,17 +9,17 @@ use whimbrel_common::config::InterfaceName;
 use whimbrel_common::units::Period;
 use whimbrel_host::Layout;
 use whimbrel_host::control::{self, AskError};
-use whimbrel_host::output::{document, line};
+use whimbrel_host::output::{Palette, document, line};
 
 use crate::report::{Event, FlowReport, PathReport, Status};
 use crate::show;
 
 pub(super) fn status(layout: &Layout, json: bool) -> anyhow::Result<()> {
-    list(layout, "status", json, |status: Status| show::status(&status))
+    list(layout, "status", json, |status: Status| show::status(&status, Palette::of_stdout()))
 }
 
 pub(super) fn paths(layout: &Layout, json: bool) -> anyhow::Result<()> {
-    list(layout, "paths", json, |paths: Vec<PathReport>| show::paths(&paths))
+    list(layout, "paths", json, |paths: Vec<PathReport>| show::paths(&paths, Palette::of_stdout()))
 }
 
 pub(super) fn flows(layout: &Layout, json: bool) -> anyhow::Result<()> {
@@ -97,7 +97,7 @@ fn ask(layout: &Layout, verb: &str, args: &Value) -> anyhow::Result<Value> {
     control::ask(&layout.socket, verb, args).map_err(|error| explain(layout, error))
 }
 
-fn explain(layout: &Layout, error: AskError) -> anyhow::Error {
+pub(crate) fn explain(layout: &Layout, error: AskError) -> anyhow::Error {
     match error {
         AskError::NotRunning(_) => anyhow!(
             "Whimbrel is not running (nobody answers on {}); start it with `whimbrel up{}`",

@@ -55,6 +55,7 @@ Commands:
   pause   Let new connections go direct, for a time or until `resume`
   resume  Capture new connections again
   check   Validate a configuration
+  doctor  Examine this host: what is wrong, and what to do about it
   demo    Show the whole story on one machine: no root, no set-up
   help    Print this message or the help of the given subcommand(s)
 
@@ -82,8 +83,9 @@ fn wrong_usage_is_exit_code_2() {
         &["pause", "soon"],
         &["pause", "0s"],
         &["status", "--follow"],
+        &["status", "--watch", "--json"],
         &["run"],
-        &["doctor"],
+        &["doctor", "--follow"],
     ] {
         assert_eq!(folder.run(args), ExitCode::from(2), "{args:?}");
     }

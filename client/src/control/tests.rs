@@ -26,6 +26,7 @@ impl Running for Model {
             uptime_s: 1,
             trouble: None,
             runs: Vec::new(),
+            trouble_kind: None,
         }
     }
 
@@ -109,4 +110,6 @@ fn old_events_make_room() {
     assert_eq!(events.as_array().unwrap().len(), EVENTS_KEPT);
     assert_eq!(events[0]["at"], 5);
     assert_eq!(events[0]["event"], "wake");
+    let events = ask(&mut model, "events", json!({ "last": 2 })).unwrap();
+    assert_eq!((events[0]["at"].as_u64(), events[1]["at"].as_u64()), (Some(1003), Some(1004)));
 }

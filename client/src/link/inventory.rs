@@ -31,6 +31,7 @@ struct Link {
     name: String,
     state: Result<(), DownReason>,
     role: Role,
+    mtu: u32,
 }
 
 /// What an interface can be to us.
@@ -40,10 +41,36 @@ enum Role {
     Candidate,
     /// The same, but never for having been a way out before.
     Bridge,
-    /// Loopback, ports of a bridge, tunnels of other programs.
+    /// A tunnel of another program.
+    Tunnel,
+    /// Loopback, ports of a bridge.
     Other,
     /// Our own TUN.
     Tun,
+}
+
+/// An interface that is or could be an uplink.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Surveyed {
+    /// What it is or would be.
+    pub(crate) uplink: Uplink,
+    /// What it lacks; `None` for an uplink.
+    pub(crate) missing: Option<Missing>,
+    /// Its MTU in bytes.
+    pub(crate) mtu: u32,
+}
+
+/// What an interface lacks to be an uplink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Missing {
+    /// It is switched off.
+    Switch,
+    /// It has no carrier.
+    Carrier,
+    /// It has no address.
+    Address,
+    /// Nothing leads out through it.
+    Route,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -64,7 +91,8 @@ impl Inventory {
         let name = name_of(message).unwrap_or_default();
         let role = if name == tun { Role::Tun } else { role(message) };
         let state = state(message.header.flags);
-        self.links.insert(message.header.index, Link { name, state, role });
+        let mtu = mtu(message);
+        self.links.insert(message.header.index, Link { name, state, role, mtu });
     }
 
     pub(super) fn add_address(&mut self, message: &AddressMessage) {
@@ -111,7 +139,7 @@ impl Inventory {
             let suits = match link.role {
                 Role::Candidate => way_out || before.contains_key(&index),
                 Role::Bridge => way_out,
-                Role::Other | Role::Tun => false,
+                Role::Tunnel | Role::Other | Role::Tun => false,
             };
             if link.state.is_ok() && has_address && suits {
                 uplinks.insert(index, uplink);
@@ -132,11 +160,50 @@ impl Inventory {
         match self.links.get(&index) {
             None => DownReason::Removed,
             Some(Link { state: Err(reason), .. }) => *reason,
-            Some(Link { role: Role::Bridge | Role::Other | Role::Tun, .. }) => {
+            Some(Link { role: Role::Bridge | Role::Tunnel | Role::Other | Role::Tun, .. }) => {
                 DownReason::Unsuitable
             }
             Some(Link { role: Role::Candidate, .. }) => DownReason::NoAddress,
         }
+    }
+
+    /// Every interface that is or could be an uplink, and what is missing.
+    pub(super) fn survey(&self, gateway: &[IpAddr]) -> Vec<Surveyed> {
+        let uplinks = self.uplinks(&BTreeMap::new(), gateway);
+        let of = |(index, link): (&u32, &Link)| {
+            let uplink = self.uplink(*index, link, gateway);
+            let has_address = !uplink.v4.is_empty() || !uplink.v6.is_empty();
+            let missing = match link.state {
+                _ if uplinks.contains_key(index) => None,
+                Err(DownReason::Disabled) => Some(Missing::Switch),
+                Err(_) => Some(Missing::Carrier),
+                Ok(()) if !has_address => Some(Missing::Address),
+                Ok(()) => Some(Missing::Route),
+            };
+            let listed = match link.role {
+                Role::Candidate => true,
+                Role::Bridge => missing.is_none(),
+                Role::Tunnel | Role::Other | Role::Tun => false,
+            };
+            listed.then_some(Surveyed { uplink, missing, mtu: link.mtu })
+        };
+        self.links.iter().filter_map(of).collect()
+    }
+
+    /// The interfaces that are tunnels of other programs.
+    pub(super) fn tunnels(&self) -> impl Iterator<Item = (u32, &str)> {
+        let tunnels = self.links.iter().filter(|(_, link)| link.role == Role::Tunnel);
+        tunnels.map(|(index, link)| (*index, link.name.as_str()))
+    }
+
+    /// The name of an interface.
+    pub(super) fn name(&self, index: u32) -> Option<&str> {
+        self.links.get(&index).map(|link| link.name.as_str())
+    }
+
+    /// Every address with its interface.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (u32, IpAddr)> {
+        self.addresses.iter().map(|(index, entry)| (*index, entry.address))
     }
 
     fn uplink(&self, index: u32, link: &Link, gateway: &[IpAddr]) -> Uplink {
@@ -234,6 +301,15 @@ fn is_usable(message: &AddressMessage, address: IpAddr) -> bool {
     !waiting && !local && !flags.contains(AddressFlags::Dadfailed)
 }
 
+fn mtu(message: &LinkMessage) -> u32 {
+    let mtu = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    // The kernel tells it of every interface.
+    mtu.unwrap_or(u32::MAX)
+}
+
 fn role(message: &LinkMessage) -> Role {
     if message.header.flags.contains(LinkFlags::Loopback) {
         return Role::Other;
@@ -273,9 +349,8 @@ fn role_of_kind(kind: &InfoKind, layer: LinkLayerType) -> Role {
         | InfoKind::GreTun
         | InfoKind::GreTun6
         | InfoKind::GreTap
-        | InfoKind::GreTap6
-        | InfoKind::Ifb
-        | InfoKind::Nlmon => Role::Other,
+        | InfoKind::GreTap6 => Role::Tunnel,
+        InfoKind::Ifb | InfoKind::Nlmon => Role::Other,
         _ => Role::Candidate,
     }
 }

@@ -23,6 +23,42 @@ fn path() -> PathReport {
         rx_bytes: 1_500_000,
         remote: Some("203.0.113.5:443".parse().unwrap()),
         metered: true,
+        captive: false,
+    }
+}
+
+fn spare() -> PathReport {
+    PathReport {
+        link: "wlan0".to_owned(),
+        state: "warm".to_owned(),
+        rtt_ms: None,
+        remote: None,
+        metered: false,
+        ..path()
+    }
+}
+
+#[test]
+fn spare_links_are_told_by_what_they_are_good_for() {
+    let with = |link: &str, state: &str, captive| PathReport {
+        link: link.to_owned(),
+        state: state.to_owned(),
+        captive,
+        ..spare()
+    };
+    let links = [with("a", "warm", false), with("b", "warm", false), with("c", "cooldown", true)];
+    assert_eq!(spares(&links), "; a, b are ready to take over; c wants a sign-in");
+    assert_eq!(spares(&[with("d", "suspect", false)]), "; d does not reach it");
+    assert_eq!(spares(&[with("e", "probing", false)]), "");
+}
+
+#[test]
+fn colours_change_no_column() {
+    let links = [path(), spare()];
+    let (plain, coloured) = (paths(&links, Palette::PLAIN), paths(&links, Palette::COLOURED));
+    assert_ne!(plain, coloured);
+    for (plain, coloured) in plain.lines().zip(coloured.lines()) {
+        assert_eq!(whimbrel_host::output::width(plain), whimbrel_host::output::width(coloured));
     }
 }
 
@@ -32,7 +68,7 @@ fn status_reads_well() {
         state: SessionState::Attached,
         gateway: "gw.example.org:443".to_owned(),
         session: Some("s".to_owned()),
-        paths: vec![path()],
+        paths: vec![path(), spare()],
         flows: FlowCounts { open: 12, held: 0 },
         moves: 1,
         last_move: Some(moved()),
@@ -42,18 +78,20 @@ fn status_reads_well() {
         uptime_s: 7384,
         trouble: None,
         runs: Vec::new(),
+        trouble_kind: None,
     };
     assert_eq!(
-        status(&report),
+        status(&report, Palette::PLAIN),
         "\
-Gateway    gw.example.org:443, attached
+Attached   gw.example.org:443 over wwan0, 60.2 ms; wlan0 is ready to take over
 Capture    on: new TCP connections are carried
 Flows      12 open, 0 held
 Moves      1 in 2h 03m
 Last move  2000-02-29 00:00:00 UTC, wlan0 to wwan0: silent, gap 171 ms, 48.2 kB sent again
 
 LINK             STATE   RTT      WINDOW    MTU   SENT  RECEIVED  GATEWAY
-wwan0 (metered)  active  60.2 ms  120.0 kB  1452  5 B   1.5 MB    203.0.113.5:443"
+wwan0 (metered)  active  60.2 ms  120.0 kB  1452  5 B   1.5 MB    203.0.113.5:443
+wlan0            warm    -        120.0 kB  1452  5 B   1.5 MB    -"
     );
 }
 
@@ -73,11 +111,14 @@ fn trouble_is_told() {
         uptime_s: 5,
         trouble: Some("no network".to_owned()),
         runs: Vec::new(),
+        trouble_kind: None,
     };
     assert_eq!(
-        status(&report),
+        status(&report, Palette::PLAIN),
         "\
-Gateway    gw.example.org:443, offline (no network)
+Offline    no network to reach gw.example.org:443
+Trouble    no network
+What to do whimbrel doctor
 Capture    new connections go direct until the gateway is in reach
 Flows      0 open, 0 held
 Moves      0 in 5s"
@@ -107,7 +148,7 @@ ID  SOURCE              DESTINATION       STATE  SENT  RECEIVED  AGE     LONGEST
 7   10.213.52.11:40000  [2001:db8::1]:22  open   10 B  20 B      1m 01s  170 ms         64 B  14.0 kB   2 moves, 1 reconnect"
     );
     assert_eq!(flows(&[]), "No flows.");
-    assert_eq!(paths(&[]), "No network yet.");
+    assert_eq!(paths(&[], Palette::PLAIN), "No network yet.");
 }
 
 #[test]

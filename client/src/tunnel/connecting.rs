@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 use whimbrel_carrier::{Connection, Event, Lost};
+use whimbrel_client_core::trouble::Trouble;
 use whimbrel_common::path::{Input, PathKey};
 use whimbrel_common::wire::DETACH;
 
 use super::Tunnel;
 use super::live::Live;
-use super::loss::{denied, describe};
+use super::loss::{Failure, denied};
 use super::search::Attempt;
 
 /// Parked for so long, the old connection may be one that the gateway has forgotten: its reset is
@@ -70,7 +71,7 @@ impl Tunnel {
             Event::Lost(reason) => {
                 self.candidate.take_if(|candidate| candidate.connection == connection);
                 let Some(lost) = self.search.remove(connection) else { return };
-                self.fail(&describe(reason), self.uplinks.name(lost.link).map(str::to_owned));
+                self.fail(reason.into(), self.uplinks.name(lost.link).map(str::to_owned));
                 if denied(reason) {
                     self.search.rest(now);
                 }
@@ -91,7 +92,7 @@ impl Tunnel {
         for attempt in self.search.remove_expired(now) {
             let link = self.uplinks.name(attempt.link).map(str::to_owned);
             self.endpoint.close(attempt.connection, 0, "no answer", now);
-            self.fail("the gateway does not answer", link);
+            self.fail(Failure::new(Trouble::Unreachable, "the gateway does not answer"), link);
         }
     }
 
@@ -102,7 +103,8 @@ impl Tunnel {
         }
         let candidates = self.candidates();
         if candidates.is_empty() {
-            self.fail("no link reaches the gateway's address family", None);
+            let text = "no link reaches the gateway's address family";
+            self.fail(Failure::new(Trouble::NoFamily, text), None);
         }
         while let Some((link, remote)) = self.search.choose(&candidates, now) {
             match self.endpoint.connect(remote, now) {
@@ -110,7 +112,7 @@ impl Tunnel {
                     debug!(link = self.uplinks.name(link), %remote, "Connecting");
                     self.search.add(connection, link, now);
                 }
-                Err(error) => self.fail(&error.to_string(), None),
+                Err(error) => self.fail(Failure::new(Trouble::Other, error.to_string()), None),
             }
         }
     }

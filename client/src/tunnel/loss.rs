@@ -1,7 +1,51 @@
 //! What the loss of a connection means: in words, for the session, and for trying again.
 
 use whimbrel_carrier::Lost;
+use whimbrel_client_core::trouble::Trouble;
 use whimbrel_common::wire::{DETACH, Denial};
+
+/// Why the gateway is out of reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) trouble: Trouble,
+    /// In words for a person.
+    pub(crate) text: String,
+}
+
+impl Failure {
+    pub(crate) fn new(trouble: Trouble, text: impl Into<String>) -> Self {
+        Self { trouble, text: text.into() }
+    }
+}
+
+impl From<&Lost> for Failure {
+    fn from(reason: &Lost) -> Self {
+        Self::new(trouble(reason), describe(reason))
+    }
+}
+
+/// What kind of trouble a lost connection is.
+pub(crate) fn trouble(reason: &Lost) -> Trouble {
+    match reason {
+        Lost::ClosedByPeer(code) => match Denial::from_code(*code) {
+            Some(Denial::UnknownKey | Denial::Revoked) => Trouble::Revoked,
+            Some(Denial::Version) => Trouble::Version,
+            Some(Denial::Busy) => Trouble::Busy,
+            Some(
+                Denial::InviteUnknown
+                | Denial::InviteUsed
+                | Denial::InviteExpired
+                | Denial::Protocol
+                | Denial::AlreadyEnrolled,
+            )
+            | None => Trouble::Other,
+        },
+        Lost::Reset | Lost::TimedOut => Trouble::Unreachable,
+        Lost::Authentication(_) => Trouble::WrongKey,
+        Lost::NotOurs(_) => Trouble::NotOurs,
+        Lost::Closed | Lost::Failed(_) => Trouble::Other,
+    }
+}
 
 /// What a person must know of a lost connection.
 pub(crate) fn describe(reason: &Lost) -> String {

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use tracing::info;
 use whimbrel_carrier::{Connection, Lost};
+use whimbrel_client_core::trouble::Trouble;
 use whimbrel_common::path::Input;
 use whimbrel_common::wire::{Control, DETACH};
 
-use super::loss::ends_session;
+use super::loss::{Failure, ends_session};
 use super::{News, Tunnel};
 
 /// Why there is no connection while the machine sleeps.
@@ -87,6 +88,6 @@ impl Tunnel {
             self.session.end();
             self.news.push_back(News::Ended);
         }
-        self.last_failure = Some(ASLEEP.to_owned());
+        self.last_failure = Some(Failure::new(Trouble::Other, ASLEEP));
     }
 }

@@ -16,7 +16,7 @@ mod server;
 mod tests;
 
 pub use ask::{AskError, Line, ask, follow};
-pub use peer::Peer;
+pub use peer::{Peer, group_id};
 pub use server::{Changes, ControlServer, Request, Responder, Subscription};
 
 /// The longest request or response line, in bytes. A listing of a full flow table has its own

@@ -3,6 +3,10 @@
 use std::fmt::Display;
 use std::io::Write as _;
 
+mod paint;
+
+pub use paint::{Palette, Tone, clip, width, wrap};
+
 /// Prints one text and a line end on stdout.
 ///
 /// A reader that hangs up (`| head`) is no failure: what is left to say interests nobody.
@@ -24,10 +28,10 @@ pub fn document(value: &serde_json::Value) {
 /// not padded.
 #[must_use]
 pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
-    let mut widths = headings.map(|heading| heading.chars().count());
+    let mut widths = headings.map(width);
     for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+        for (widest, cell) in widths.iter_mut().zip(row) {
+            *widest = (*widest).max(width(cell));
         }
     }
     let mut lines = vec![aligned(&headings, &widths)];
@@ -83,8 +87,9 @@ pub fn unix_now() -> u64 {
 
 fn aligned(cells: &[&str], widths: &[usize]) -> String {
     let mut text = String::new();
-    for (cell, width) in cells.iter().zip(widths) {
-        text.push_str(&format!("{cell:<width$}  "));
+    for (cell, widest) in cells.iter().zip(widths) {
+        text.push_str(cell);
+        text.extend(std::iter::repeat_n(' ', widest.saturating_sub(width(cell)) + 2));
     }
     text.truncate(text.trim_end().len());
     text

@@ -56,7 +56,8 @@ fn supplementary(stream: &UnixStream) -> Vec<u32> {
 }
 
 /// The id of a group in `/etc/group`, where packages and sysusers put theirs.
-pub(super) fn group_id(name: &str) -> Option<u32> {
+#[must_use]
+pub fn group_id(name: &str) -> Option<u32> {
     let table = std::fs::read_to_string("/etc/group").ok()?;
     table.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -1,0 +1,208 @@
+//! The examination, and obstacles that are really there.
+
+use crate::stage::{ORIGIN, Stage, join, prepare, tell, until};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::fs;
+use std::net::{Ipv6Addr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use whimbrel_common::identity::SecretKey;
+use whimbrel_tests::daemon::edit;
+use whimbrel_tests::lab::{Layout, World};
+
+/// What `doctor --json` says, and whether it is content.
+fn examine(world: &World) -> Result<(bool, Value)> {
+    let config = world.client_config("laptop");
+    let config = config.to_str().context("a plain name")?;
+    let output = world.run_client("laptop", &["doctor", "--json", "--config", config])?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let document: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+    let well = output.status.success();
+    ensure!(document["well"] == well, "{} and {document:#}", output.status);
+    Ok((well, document))
+}
+
+/// The findings about a subject: weight and text of each.
+fn findings(document: &Value, subject: &str) -> Vec<(String, String)> {
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+    let all = document["findings"].as_array().into_iter().flatten();
+    let about = all.filter(|finding| finding["subject"] == subject);
+    about.map(|finding| (text(finding, "weight"), text(finding, "text"))).collect()
+}
+
+fn commands(document: &Value, subject: &str) -> Vec<String> {
+    let all = document["findings"].as_array().into_iter().flatten();
+    let about = all.filter(|finding| finding["subject"] == subject);
+    let remedies = about.flat_map(|finding| finding["remedies"].as_array().into_iter().flatten());
+    remedies.filter_map(|remedy| remedy["command"].as_str().map(str::to_owned)).collect()
+}
+
+fn sysctl(world: &World, key: &'static str, value: &'static str) -> Result<()> {
+    let path = format!("/proc/sys/{}", key.replace('.', "/"));
+    let set = world.host("laptop").run(move |_| {
+        fs::write(&path, value)?;
+        fs::read_to_string(&path)
+    });
+    ensure!(set?.trim() == value, "{key} is not {value}");
+    Ok(())
+}
+
+fn state_of(stage: &Stage, link: &str) -> Result<String> {
+    let status = stage.client.status(&stage.world)?;
+    let paths = status["paths"].as_array().into_iter().flatten();
+    let path = paths.into_iter().find(|path| path["link"] == link);
+    Ok(path.and_then(|path| path["state"].as_str()).unwrap_or("none").to_owned())
+}
+
+pub(crate) fn a_machine_that_works_is_well() -> Result<()> {
+    let stage = Stage::raise()?;
+    until("the spare link is ready", || Ok(state_of(&stage, "cell0")? == "warm"))?;
+    let (well, document) = examine(&stage.world)?;
+    ensure!(well, "{document:#}");
+    for subject in ["gateway", "links", "routing rules", "reverse-path filter", "TUN address"] {
+        let fine = document["fine"].as_array().context("no list")?;
+        ensure!(fine.iter().any(|it| it == subject), "{subject} is not in order: {document:#}");
+    }
+    Ok(())
+}
+
+pub(crate) fn strict_filtering_is_named_and_the_command_mends_it() -> Result<()> {
+    // Where both families are there, the spare path may be of IPv6, which is not filtered.
+    let layout = Layout::standard().with_link("cell0", |link| link.v6 = None);
+    let (world, origin) = prepare(layout, |_| {})?;
+    for link in ["all", "wifi0"] {
+        let key = if link == "all" {
+            "net.ipv4.conf.all.rp_filter"
+        } else {
+            "net.ipv4.conf.wifi0.rp_filter"
+        };
+        sysctl(&world, key, "0")?;
+    }
+    sysctl(&world, "net.ipv4.conf.cell0.rp_filter", "1")?;
+    let gateway = world.start_gateway()?;
+    world.join_client("laptop")?;
+    let client = world.start_client("laptop")?;
+    let stage = Stage { client, gateway, origin, world };
+    until("the filtered link is given up", || Ok(state_of(&stage, "cell0")? == "cooldown"))?;
+    let (well, document) = examine(&stage.world)?;
+    ensure!(!well, "{document:#}");
+    let found = findings(&document, "reverse-path filter");
+    let hampered = matches!(found.as_slice(), [(weight, text)] if weight == "hampered" && text.contains("cell0"));
+    ensure!(hampered, "{document:#}");
+    let command = commands(&document, "reverse-path filter").swap_remove(0);
+    ensure!(command == "sudo sysctl -w net.ipv4.conf.all.rp_filter=2", "{command}");
+
+    sysctl(&stage.world, "net.ipv4.conf.all.rp_filter", "2")?;
+    until("the link is ready", || Ok(state_of(&stage, "cell0")? == "warm"))?;
+    let (well, document) = examine(&stage.world)?;
+    ensure!(well, "{document:#}");
+    Ok(())
+}
+
+/// Answers every QUIC handshake with versions nobody speaks (RFC 9000 §17.2.1).
+fn speak_another_version(socket: &UdpSocket, done: &AtomicBool) -> Result<()> {
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let mut buffer = [0; 2048];
+    while !done.load(Ordering::Relaxed) {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        let packet = &buffer[..length];
+        // A long header: version, then both connection IDs with their lengths.
+        let Some((&[first, _, _, _, _], ids)) = packet.split_first_chunk::<5>() else { continue };
+        if first & 0x80 == 0 {
+            continue;
+        }
+        let Some((&length, rest)) = ids.split_first() else { continue };
+        let Some((destination, rest)) = rest.split_at_checked(length.into()) else { continue };
+        let Some((&length, rest)) = rest.split_first() else { continue };
+        let Some((source, _)) = rest.split_at_checked(length.into()) else { continue };
+        let mut answer = vec![0x80, 0, 0, 0, 0];
+        for id in [source, destination] {
+            answer.push(u8::try_from(id.len())?);
+            answer.extend_from_slice(id);
+        }
+        answer.extend_from_slice(&[0x0a, 0x1a, 0x2a, 0x3a]);
+        socket.send_to(&answer, from)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn four_ways_not_to_be_carried_are_told_apart() -> Result<()> {
+    let (world, _origin) = prepare(Layout::standard(), |_| {})?;
+    let gateway = world.start_gateway()?;
+    world.join_client("laptop")?;
+    let config = world.client_config("laptop");
+    let mut told = Vec::new();
+    let mut note = |what: &str, kind: &str| -> Result<()> {
+        let (well, document) = examine(&world)?;
+        ensure!(!well, "{what}: {document:#}");
+        let without = findings(&document, "gateway");
+        ensure!(without.len() == 1, "{what}: {document:#}");
+        // The same with a daemon that is asked instead.
+        let mut client = world.launch_client("laptop")?;
+        client.wait_until(&world, "knows what is wrong", |it| it["trouble_kind"] == kind)?;
+        let (_, document) = examine(&world)?;
+        ensure!(findings(&document, "gateway") == without, "{what}: {document:#} and {without:?}");
+        client.command(&world, &["status"])?;
+        tell!("{what}: {}", without[0].1);
+        told.push(without[0].1.clone());
+        drop(client);
+        // It was killed: what it left behind is not what this is about.
+        world.ask_client("laptop", &["cleanup"])?;
+        Ok(())
+    };
+
+    let before = fs::read_to_string(&config)?;
+    let stranger = SecretKey::from_seed([7; 32]).public().to_string();
+    edit(&config, |table| drop(table.insert("gateway_key".into(), stranger.into())))?;
+    note("another key", "wrong-key")?;
+    fs::write(&config, before)?;
+
+    gateway.command(&world, &["revoke", "laptop"])?;
+    note("a revoked client", "revoked")?;
+
+    drop(gateway);
+    note("no gateway", "unreachable")?;
+
+    let done = Arc::new(AtomicBool::new(false));
+    let socket = world.host("gateway").run(|_| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 443)))?;
+    let (ended, thread) = (
+        Arc::clone(&done),
+        std::thread::spawn({
+            let done = Arc::clone(&done);
+            move || speak_another_version(&socket, &done)
+        }),
+    );
+    let outcome = note("another service", "not-ours");
+    ended.store(true, Ordering::Relaxed);
+    join(thread)?;
+    outcome?;
+
+    told.sort();
+    told.dedup();
+    ensure!(told.len() == 4, "{told:?}");
+    Ok(())
+}
+
+pub(crate) fn rules_left_by_a_killed_daemon_are_named_and_cleaned_up() -> Result<()> {
+    let stage = Stage::raise()?;
+    let pair = stage.pair(ORIGIN[0])?;
+    let Stage { client, gateway: _gateway, world, .. } = stage;
+    // Dropping the process kills it without a word.
+    drop((client, pair));
+    let (_, document) = examine(&world)?;
+    ensure!(commands(&document, "routing rules") == ["sudo whimbrel cleanup"], "{document:#}");
+    world.ask_client("laptop", &["cleanup"])?;
+    let (_, document) = examine(&world)?;
+    ensure!(findings(&document, "routing rules").is_empty(), "{document:#}");
+    // The gateway answers, so that starting it is all there is to do.
+    let broken: Vec<&Value> = document["findings"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|finding| finding["weight"] == "broken")
+        .collect();
+    ensure!(broken.len() == 1 && broken[0]["subject"] == "daemon", "{document:#}");
+    Ok(())
+}
