@@ -82,6 +82,8 @@ impl Tunnel {
             | Event::Stopped(..)
             | Event::PathOpened(_)
             | Event::PathClosed(_)
+            | Event::Datagrams
+            | Event::DatagramsUnblocked
             | Event::PathStatus { .. } => {}
         }
     }
