@@ -22,10 +22,12 @@ use crate::report::{EventKind, FlowCounts, FlowReport};
 use crate::slab::Slab;
 use crate::tunnel::{News, Standing, Tunnel};
 
+mod datagrams;
 mod names;
 mod nap;
 mod pause;
 
+use datagrams::Datagrams;
 use names::Names;
 use nap::WokenUp;
 use pause::Pause;
@@ -50,6 +52,7 @@ pub struct Client {
     waiting: BTreeSet<FlowId>,
     reports: Reports,
     names: Names,
+    datagrams: Datagrams,
     /// Bytes of flows on their way again for the move at hand.
     replayed: u64,
     offline: Offline,
@@ -85,6 +88,7 @@ impl Client {
             waiting: BTreeSet::new(),
             reports: Reports::default(),
             names: Names::new(),
+            datagrams: Datagrams::new(seed),
             replayed: 0,
             offline,
             hold,
@@ -114,6 +118,7 @@ impl Client {
         self.turn_flows(now);
         self.names.advance(&mut self.engine, now);
         self.engine.flush(now, sink);
+        self.advance_datagrams(sink, now);
         self.drain_engine(now);
         self.report(now);
         self.check_patience(now);
@@ -133,6 +138,7 @@ impl Client {
             self.engine.poll_timeout(),
             self.tunnel.poll_timeout(),
             self.reports.deadline(),
+            self.datagrams.deadline(),
             self.journal.deadline(),
             self.rest_deadline(),
             self.names.deadline(),
@@ -219,8 +225,11 @@ impl Client {
             News::Stream(stream) => {
                 if let Some(flow) = self.streams.get(&stream).copied() {
                     self.enqueue(flow);
+                } else {
+                    self.note_parcels(Some(stream));
                 }
             }
+            News::Parcels => self.note_parcels(None),
             News::Stopped(stream, code) => {
                 if let Some(flow) = self.streams.get(&stream).copied()
                     && StreamCode::from_code(code) == StreamCode::Reset
@@ -228,7 +237,7 @@ impl Client {
                     self.end(flow, &End::ByGateway, now);
                 }
             }
-            News::StreamsAvailable => {}
+            News::StreamsAvailable => self.open_parcels(),
             News::Taken(entries) => self.taken(&entries, now),
             News::Over(flows) => self.over(&flows),
             News::Replay { silent_since } => self.replay(silent_since),
@@ -254,6 +263,7 @@ impl Client {
         } else {
             self.lose_flows("the gateway does not know the session any more", now);
         }
+        self.attach_datagrams(now);
         let session = self.tunnel.session().map(|session| session.to_string());
         self.journal.tell(
             EventKind::Attached,
@@ -314,6 +324,7 @@ impl Client {
         self.ferries.values_mut().for_each(Ferry::detach);
         self.streams.clear();
         self.reports = Reports::default();
+        self.datagrams.detach();
         if self.rest.is_resting() {
             self.rest(Input::Parked, now);
             return;
@@ -546,7 +557,8 @@ impl Client {
     /// Every flow.
     #[must_use]
     pub fn flows(&self, now: Instant) -> Vec<FlowReport> {
-        self.ferries.values().map(|ferry| ferry.describe(self.parked, now)).collect()
+        let flows = self.ferries.values().map(|ferry| ferry.describe(self.parked, now));
+        flows.chain(self.datagrams.describe(self.parked, now)).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, error, info, warn};
 use whimbrel_carrier::udp::RECEIVE_BUFFER;
 use whimbrel_carrier::{Transmit, Tuning};
-use whimbrel_client_core::plan::{CaptureInputs, Plan, TABLE};
+use whimbrel_client_core::plan::{CaptureInputs, Plan, PortRange, TABLE};
 use whimbrel_client_core::trouble::Trouble;
 use whimbrel_common::config::ClientConfig;
 use whimbrel_common::identity::SecretKey;
@@ -26,7 +26,7 @@ use crate::capture::Capture;
 use crate::client::Client;
 use crate::control::{self, Events, Passed, Running, Target, Welcome};
 use crate::devices::Devices;
-use crate::host::HostError;
+use crate::host::{self, HostError};
 use crate::link::{self, LinkEvent, LinkMonitor, Uplink};
 use crate::login::{self, Go};
 use crate::report::{CaptureState, EventKind, FlowReport, PathReport, SessionState, Status};
@@ -36,6 +36,7 @@ use crate::tunnel::{Failure, Standing, Tunnel};
 use crate::uplinks::Families;
 
 mod nap;
+mod reload;
 mod runs;
 
 pub use runs::Purpose;
@@ -113,6 +114,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         login,
         waits: None,
         own_v6: None,
+        ephemeral: host::ephemeral_ports(),
         uplinks: BTreeMap::new(),
         ready: false,
         watchdog: Watchdog::new(now),
@@ -123,6 +125,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         state: None,
         fatal: None,
     };
+    daemon.client.carry(daemon.config.capture.mode);
     daemon.client.journal.tell(EventKind::Started, "the daemon runs");
     info!(gateway = %daemon.config.gateway, "Client runs");
     let inbox = Inbox { link_events, login_news, resolutions, host_outcomes };
@@ -168,6 +171,8 @@ struct Daemon {
     /// `None` until the links were read: capturing without them would take established IPv6
     /// connections for new ones.
     own_v6: Option<Vec<Ipv6Addr>>,
+    /// The ports the kernel gives to programs that ask for any.
+    ephemeral: PortRange,
     /// The links as they were told last.
     uplinks: BTreeMap<u32, Uplink>,
     /// The service manager has been told that new connections are captured.
@@ -422,6 +427,7 @@ impl Daemon {
             mark: self.config.paths.mark,
             table: TABLE,
             paused,
+            datagrams: self.client.captures_datagrams().then_some(self.ephemeral),
         });
         capture.follow(plan);
     }
@@ -431,46 +437,6 @@ impl Daemon {
         if !std::mem::replace(&mut self.ready, true) {
             service::ready();
         }
-    }
-
-    /// Reads the configuration again. What is wrong with it is told, and the one before stays.
-    fn reload(&mut self) {
-        service::reloading();
-        match (self.reread)(&self.layout) {
-            Ok(config) => self.adopt(config),
-            Err(error) => warn!(error = format!("{error:#}"), "The configuration stays as it was"),
-        }
-        // Whoever asked waits for this word, whatever came of it.
-        service::ready();
-        self.ready = true;
-    }
-
-    fn adopt(&mut self, config: ClientConfig) {
-        let fixed = |config: &ClientConfig| {
-            let ClientConfig { gateway, gateway_key, capture, paths, .. } = config;
-            (
-                gateway.clone(),
-                *gateway_key,
-                (capture.interface.clone(), capture.address4, capture.address6),
-                paths.mark,
-            )
-        };
-        if fixed(&config) != fixed(&self.config) {
-            warn!("The gateway, the TUN and paths.mark change with the next start only");
-        }
-        let (before, now) = (std::mem::replace(&mut self.config, config), Instant::now());
-        let Self { config, .. } = self;
-        config.gateway = before.gateway;
-        config.gateway_key = before.gateway_key;
-        config.capture.interface = before.capture.interface;
-        config.capture.address4 = before.capture.address4;
-        config.capture.address6 = before.capture.address6;
-        config.paths.mark = before.paths.mark;
-        self.client.configure(config.capture.offline, config.session.hold);
-        for uplink in self.uplinks.clone().into_values() {
-            self.use_link(&uplink, now);
-        }
-        info!("The configuration was read again");
     }
 
     /// Tells the service manager what state the daemon is in.
@@ -528,6 +494,7 @@ impl Running for Daemon {
             session: self.client.tunnel.session().map(|session| session.to_string()),
             paths,
             flows: self.client.flow_counts(),
+            datagrams: self.client.datagram_report(),
             moves: self.client.journal.moves,
             last_move: self.client.journal.last_move.clone(),
             capture: self.client.capture_state(),

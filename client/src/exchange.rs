@@ -178,6 +178,8 @@ impl Exchange {
             | Event::Stopped(..)
             | Event::PathOpened(_)
             | Event::PathClosed(_)
+            | Event::Datagrams
+            | Event::DatagramsUnblocked
             | Event::PathStatus { .. } => Ok(None),
         }
     }

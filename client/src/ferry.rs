@@ -12,7 +12,7 @@ use whimbrel_common::wire::{
     FlowAnswer, FlowHeader, RefuseReason, StreamCode, WireError, WireFlow,
 };
 
-use crate::report::FlowReport;
+use crate::report::{FlowReport, Transport};
 
 /// Bytes moved in one direction before other flows get their turn.
 const BUDGET: usize = 512 * 1024;
@@ -172,6 +172,7 @@ impl Ferry {
         };
         FlowReport {
             id: self.flow.0,
+            protocol: Transport::Tcp,
             source: self.source,
             destination: self.destination,
             state: state.to_owned(),
@@ -194,7 +195,7 @@ impl Ferry {
             destination: self.destination,
             limit: INITIAL_WINDOW,
         };
-        self.pipe = Some(Pipe::dial(stream, &header));
+        self.pipe = Some(Pipe::dial(WireFlow(self.flow.0), stream, &header));
         self.phase = Phase::Dialling;
         true
     }

@@ -12,7 +12,7 @@ use futures_util::TryStreamExt;
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::{Error as NetlinkError, IpVersion};
-use whimbrel_client_core::plan::{Change, Family, Plan, diff};
+use whimbrel_client_core::plan::{Change, Family, Plan, PortRange, diff};
 
 pub(crate) mod netlink;
 pub(crate) mod translate;
@@ -233,6 +233,21 @@ impl Host {
         let routes = self.netlink.handle().route().get(filter).execute().try_collect().await;
         without_family(what, routes)
     }
+}
+
+/// The ports this kernel gives to programs that ask for any.
+pub(crate) fn ephemeral_ports() -> PortRange {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    text.ok().as_deref().and_then(read_ports).unwrap_or(EPHEMERAL)
+}
+
+/// What the kernel chooses from unless it is told otherwise (`ip-sysctl`, ip_local_port_range).
+const EPHEMERAL: PortRange = PortRange { first: 32_768, last: 60_999 };
+
+fn read_ports(text: &str) -> Option<PortRange> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    (0 < first && first <= last).then_some(PortRange { first, last })
 }
 
 /// What the host has of ours.

@@ -24,6 +24,9 @@ pub struct Status {
     pub paths: Vec<PathReport>,
     /// Flows by what they do.
     pub flows: FlowCounts,
+    /// What becomes of UDP.
+    #[serde(default)]
+    pub datagrams: DatagramReport,
     /// Moves since the daemon started.
     pub moves: u64,
     /// The last of them.
@@ -151,6 +154,36 @@ pub struct FlowCounts {
     pub held: u64,
 }
 
+/// What becomes of UDP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DatagramReport {
+    /// Whether it is carried.
+    pub state: DatagramState,
+    /// Sockets of programs that have a port at the gateway, or had one lately.
+    pub open: u64,
+    /// Datagrams sent to the gateway since the start.
+    pub sent: u64,
+    /// Datagrams the gateway sent.
+    pub received: u64,
+    /// Datagrams of either direction that were lost here: too big, too late, or without a way.
+    pub dropped: u64,
+}
+
+/// Whether UDP is carried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatagramState {
+    /// No: it goes direct, as configured (`capture.mode = "tcp"`).
+    #[default]
+    Off,
+    /// It will be, once the gateway was reached for the first time.
+    Waiting,
+    /// It is.
+    Carried,
+    /// It should be, and the gateway is of a version that cannot.
+    Unsupported,
+}
+
 /// One migration.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct MoveRecord {
@@ -171,11 +204,14 @@ pub struct MoveRecord {
 /// A row of `whimbrel flows --json`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct FlowReport {
-    /// Its number, which is never used again.
+    /// Its number, which is never used again for the same protocol.
     pub id: u64,
+    /// What it carries. A flow of UDP is what one socket of a program sends and receives.
+    #[serde(default)]
+    pub protocol: Transport,
     /// The program's end.
     pub source: SocketAddr,
-    /// The far end.
+    /// The far end; of UDP, the last one it sent to.
     pub destination: SocketAddr,
     /// `opening`, `open`, `half-closed`, `held` or `closing`.
     pub state: String,
@@ -199,6 +235,17 @@ pub struct FlowReport {
     /// Bytes kept here until the gateway has taken them.
     #[serde(default)]
     pub held_bytes: u64,
+}
+
+/// What a flow carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
 }
 
 /// A line of `whimbrel events --json`.
@@ -278,6 +325,11 @@ named!(CaptureState {
     Paused => "paused",
     Direct => "direct",
     Blocked => "blocked",
+});
+
+named!(Transport {
+    Tcp => "tcp",
+    Udp => "udp",
 });
 
 named!(EventKind {

@@ -6,7 +6,7 @@ mod tests;
 use whimbrel_host::output::{Palette, Tone, bytes, date, seconds, table};
 
 use crate::report::{
-    CaptureState, Event, FlowReport, MoveRecord, PathReport, SessionState, Status,
+    CaptureState, DatagramState, Event, FlowReport, MoveRecord, PathReport, SessionState, Status,
 };
 
 /// `whimbrel status`.
@@ -54,9 +54,10 @@ pub fn flows(flows: &[FlowReport]) -> String {
     if flows.is_empty() {
         return "No flows.".to_owned();
     }
-    let rows: Vec<[String; 11]> = flows.iter().map(flow_row).collect();
+    let rows: Vec<[String; 12]> = flows.iter().map(flow_row).collect();
     let headings = [
         "ID",
+        "PROTOCOL",
         "SOURCE",
         "DESTINATION",
         "STATE",
@@ -177,7 +178,15 @@ fn spares(paths: &[PathReport]) -> String {
 fn capture(status: &Status) -> String {
     let text = match status.capture {
         CaptureState::On if status.state == SessionState::Attached => {
-            "on: new TCP connections are carried"
+            match status.datagrams.state {
+                DatagramState::Off | DatagramState::Waiting => {
+                    "on: new TCP connections are carried"
+                }
+                DatagramState::Carried => "on: new TCP connections and UDP are carried",
+                DatagramState::Unsupported => {
+                    "on: new TCP connections are carried, UDP is not: the gateway is too old for it"
+                }
+            }
         }
         CaptureState::On => "on: new TCP connections wait for the gateway",
         CaptureState::Paused => {
@@ -253,9 +262,10 @@ fn survived(flow: &FlowReport) -> String {
     if all.is_empty() { "-".to_owned() } else { all.join(", ") }
 }
 
-fn flow_row(flow: &FlowReport) -> [String; 11] {
+fn flow_row(flow: &FlowReport) -> [String; 12] {
     [
         flow.id.to_string(),
+        flow.protocol.to_string(),
         flow.source.to_string(),
         flow.destination.to_string(),
         flow.state.clone(),

@@ -25,8 +25,8 @@ use crate::host::translate::{self, address_of, name_of};
 
 mod passed;
 
-/// The largest packet a TUN takes or gives, in bytes.
-pub(crate) const LARGEST_PACKET: usize = 65_536;
+/// The largest packet a TUN takes or gives: one of IPv6, whose length does not count its header.
+pub(crate) const LARGEST_PACKET: usize = 40 + 65_535;
 
 /// The TUN's IPv4 address unless configured: one address out of the private ranges, away from
 /// the parts that routers, containers and other tunnels hand out by default.

@@ -17,7 +17,9 @@ use whimbrel_carrier::{
 };
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::path::{DownReason, Input, Move, PathKey, PreferredBy, State};
-use whimbrel_common::wire::{Control, DETACH, Denial, SessionId, Taken, VERSION, WireFlow};
+use whimbrel_common::wire::{
+    Control, DETACH, Denial, SessionId, Taken, VERSION, WireFlow, capability,
+};
 
 use crate::uplinks::{SendFailed, Uplinks, link_of};
 
@@ -56,6 +58,8 @@ pub(crate) enum News {
     Stopped(Stream, u64),
     /// More streams may be opened.
     StreamsAvailable,
+    /// Parcels came, or there is room for more.
+    Parcels,
     /// Progress and credit of flows.
     Taken(Vec<Taken>),
     /// The gateway has given these flows up.
@@ -183,6 +187,13 @@ impl Tunnel {
         self.live.as_ref().filter(|live| live.attached).map(|live| live.connection)
     }
 
+    /// Whether the gateway that is attached can do all of this
+    /// ([`capability`](whimbrel_common::wire::capability)).
+    pub(crate) fn can(&self, capabilities: u64) -> bool {
+        let live = self.live.as_ref().filter(|live| live.attached);
+        live.is_some_and(|live| live.capabilities & capabilities == capabilities)
+    }
+
     /// Where the tunnel stands.
     pub fn standing(&self, now: Instant) -> Standing {
         match &self.live {
@@ -295,6 +306,7 @@ impl Tunnel {
                 self.news.push_back(News::Stream(stream));
             }
             Event::Stopped(stream, code) => self.news.push_back(News::Stopped(stream, code)),
+            Event::Datagrams | Event::DatagramsUnblocked => self.news.push_back(News::Parcels),
             Event::PathOpened(path) => live.path_opened(path, now),
             Event::PathClosed(path) => {
                 if live.path_closed(path, now) {
@@ -321,7 +333,7 @@ impl Tunnel {
             return;
         };
         let mut control = ControlStream::new(stream);
-        control.send(&Control::Hello { version: VERSION, capabilities: 0 });
+        control.send(&Control::Hello { version: VERSION, capabilities: capability::ALL });
         control.send(&self.session.ask());
         self.uplinks.forget_steering();
         self.uplinks.prefer(link);
@@ -380,7 +392,8 @@ impl Tunnel {
     fn handle_control(&mut self, frame: Control, now: Instant) {
         let Some(live) = self.live.as_mut() else { return };
         match frame {
-            Control::Hello { version, .. } => {
+            Control::Hello { version, capabilities } => {
+                live.capabilities = capabilities & capability::ALL;
                 if version != VERSION {
                     let code = Denial::Version.code();
                     self.endpoint.close(live.connection, code, "version", now);

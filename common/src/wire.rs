@@ -3,7 +3,9 @@
 //! The first client-opened bidirectional stream of a connection is the *control stream*: a
 //! sequence of [`Control`] frames in either direction, the first of which is [`Control::Hello`].
 //! Every other bidirectional stream carries one flow: one [`FlowHeader`] from the client, one
-//! [`FlowAnswer`] from the gateway, and raw bytes after each.
+//! [`FlowAnswer`] from the gateway, and raw bytes after each. Only the stream that begins with
+//! [`FlowHeader::Parcels`] carries no flow. What need not arrive travels beside the streams, in
+//! [`Parcel`]s.
 //!
 //! A frame is `type (varint) · length (varint) · body`; varints are those of RFC 9000 §16.
 //! An odd type is optional and skipped by an end that does not know it; an even one is required,
@@ -13,9 +15,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::{Buf, BufMut, BytesMut};
 
+mod parcel;
 mod reason;
 mod varint;
 
+pub use parcel::{
+    Association, MAX_PARCEL, Parcel, Undelivered, decode_parcel, encode_datagram, encode_parcel,
+    put_parcel, take_parcel,
+};
 pub use reason::{Denial, RefuseReason, StreamCode};
 pub use varint::{MAX_VARINT, decode_varint, encode_varint};
 
@@ -24,6 +31,14 @@ pub const ALPN: &[u8] = b"whimbrel/1";
 
 /// The version of the frames below, sent in [`Control::Hello`].
 pub const VERSION: u64 = 1;
+
+/// The capability bits of [`Control::Hello`]. An end uses what both have said they can.
+pub mod capability {
+    /// Takes and sends [`Parcel`](super::Parcel)s.
+    pub const PARCELS: u64 = 1;
+    /// Everything this version can.
+    pub const ALL: u64 = PARCELS;
+}
 
 /// The largest body of a control frame an end accepts, in bytes. A [`Control::Taken`] of 1,000
 /// flows needs 21 KiB at most.
@@ -66,7 +81,7 @@ pub enum Control {
     Hello {
         /// [`VERSION`] of the sender.
         version: u64,
-        /// Capability bits; none is defined in version 1.
+        /// What the sender can, see [`capability`].
         capabilities: u64,
     },
     /// Client: admits the client's key by a one-time invite token.
@@ -154,6 +169,9 @@ pub enum FlowHeader {
         /// Credit for the gateway.
         limit: u64,
     },
+    /// No flow: parcels that are too large for a datagram follow, in both directions, each behind
+    /// its length. One such stream of a connection counts.
+    Parcels,
 }
 
 /// What a gateway answers at the head of a flow's stream.
@@ -227,6 +245,7 @@ mod kind {
     pub(super) const RESUMED: u64 = 0x28;
     pub(super) const NEVER_SEEN: u64 = 0x2a;
     pub(super) const GONE: u64 = 0x2c;
+    pub(super) const PARCELS: u64 = 0x2e;
 }
 
 /// Appends `frame` to `out`.
@@ -355,6 +374,7 @@ pub fn encode_header(header: &FlowHeader, out: &mut BytesMut) {
             body.put_u8(u8::from(*fin_taken));
             kind::RESUME
         }
+        FlowHeader::Parcels => kind::PARCELS,
     };
     put_frame(kind, &body, out);
 }
@@ -376,6 +396,7 @@ pub fn decode_header(input: &mut BytesMut) -> Result<Option<FlowHeader>, WireErr
             let (taken, offset, limit) = (fields.varint()?, fields.varint()?, fields.varint()?);
             FlowHeader::Resume { flow, epoch, taken, offset, limit, fin_taken: fields.flag()? }
         }
+        kind::PARCELS => FlowHeader::Parcels,
         unknown => return Err(WireError::UnknownFrame(unknown)),
     };
     fields.finish().map(|()| Some(header))

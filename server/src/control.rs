@@ -55,6 +55,8 @@ pub struct Report {
     pub unkept: u64,
     /// Dials, by what became of them.
     pub dials: Dials,
+    /// Datagrams, by what became of them.
+    pub datagrams: Datagrams,
     /// Bytes to clients.
     pub tx_bytes: u64,
     /// Bytes from clients.
@@ -124,6 +126,9 @@ pub struct Status {
     pub outlives: bool,
     /// Dials since the start, by what became of them.
     pub dials: Dials,
+    /// Datagrams since the start, by what became of them.
+    #[serde(default)]
+    pub datagrams: Datagrams,
     /// Bytes to clients since the start.
     pub tx_bytes: u64,
     /// Bytes from clients since the start.
@@ -181,6 +186,35 @@ pub struct Dials {
     pub denied: u64,
     /// The client was over its limits.
     pub limited: u64,
+}
+
+/// What became of the clients' UDP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Datagrams {
+    /// Ports that clients have at the moment.
+    pub ports: u64,
+    /// Sent to destinations.
+    pub up: u64,
+    /// Sent to clients.
+    pub down: u64,
+    /// Lost here: no port, no room, or the client was away.
+    pub dropped: u64,
+    /// The destination policy forbids it.
+    pub denied: u64,
+    /// From strangers whom no client had spoken to.
+    pub unasked: u64,
+}
+
+impl Datagrams {
+    /// Counts these as well.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.ports += other.ports;
+        self.up += other.up;
+        self.down += other.down;
+        self.dropped += other.dropped;
+        self.denied += other.denied;
+        self.unasked += other.unasked;
+    }
 }
 
 /// One row of `whimbrel-gateway clients --json`.
@@ -297,6 +331,7 @@ fn status(mut reports: Vec<Report>, clients: usize, facts: &Facts) -> Status {
         status.held.limit += report.held.limit;
         status.evicted += report.evicted;
         status.restored += report.restored;
+        status.datagrams.add(report.datagrams);
         status.unkept += report.unkept;
         status.dials.connected += report.dials.connected;
         status.dials.failed += report.dials.failed;

@@ -20,17 +20,19 @@ use whimbrel_common::cid::ServerId;
 use whimbrel_common::config::{GatewayConfig, Limits};
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::invite::Token;
-use whimbrel_common::path::{Action, Input, PathKey, PreferredBy};
-use whimbrel_common::wire::{Control, DETACH, Denial, StreamCode, VERSION};
+use whimbrel_common::path::{Input, PathKey, PreferredBy};
+use whimbrel_common::wire::{Control, Denial, StreamCode, VERSION, capability};
+use whimbrel_gateway_core::associations::OutletNumber;
 use whimbrel_gateway_core::directory::SlotNumber;
 use whimbrel_gateway_core::egress::Policy;
 use whimbrel_gateway_core::memory::Memory;
 
-use crate::control::{Activity, Dials, Held, Report, SlotStatus, Waiting};
+use crate::control::{Activity, Datagrams, Dials, Held, Report, SlotStatus, Waiting};
 use crate::dial::{Dialler, Ready};
 use crate::flow::{End, Flow};
 use crate::keep::Keep;
 use crate::machine;
+use crate::outlet::{Outlet, PortChoice};
 use crate::peer::{ADMISSION_BYTES, Peer, Use};
 use crate::sessions::Parked;
 use crate::talk::{Attach, Caller, News, SharedUsage};
@@ -38,6 +40,10 @@ use crate::talk::{Attach, Caller, News, SharedUsage};
 mod attach;
 mod cooling;
 mod flows;
+mod parcels;
+mod tend;
+
+use parcels::OUTLETS;
 
 use cooling::Cooling;
 
@@ -93,6 +99,13 @@ pub struct Gateway {
     flows: BTreeMap<u64, Flow>,
     next_flow: u64,
     work: VecDeque<u64>,
+    /// Ports of the clients' datagrams.
+    outlets: BTreeMap<OutletNumber, Outlet>,
+    outlet_work: VecDeque<OutletNumber>,
+    /// Before then none of them is given up.
+    outlets_end: Option<Instant>,
+    port_choice: PortChoice,
+    datagrams: Datagrams,
     /// Dials by the time they are given up.
     dials: VecDeque<(Instant, u64)>,
     news: VecDeque<News>,
@@ -118,6 +131,7 @@ impl Gateway {
         now: Instant,
     ) -> anyhow::Result<Self> {
         let server = ServerId { node: 0, slot: number.0 };
+        let port_choice = PortChoice::new(&key);
         let identity = Identity { key, role: Role::Gateway { server } };
         // Strangers spread evenly.
         let half_open = config.limits.half_open.div_ceil(u32::from(slots.max(1)));
@@ -143,6 +157,11 @@ impl Gateway {
             flows: BTreeMap::new(),
             next_flow: 0,
             work: VecDeque::new(),
+            outlets: BTreeMap::new(),
+            outlet_work: VecDeque::new(),
+            outlets_end: None,
+            port_choice,
+            datagrams: Datagrams::default(),
             dials: VecDeque::new(),
             news: VecDeque::new(),
             serials: 0,
@@ -184,7 +203,9 @@ impl Gateway {
     }
 
     fn note(&mut self, ready: Ready) {
-        if let Some(flow) = self.flows.get_mut(&ready.flow) {
+        if ready.flow >= OUTLETS {
+            self.note_outlet(OutletNumber(ready.flow));
+        } else if let Some(flow) = self.flows.get_mut(&ready.flow) {
             flow.note(ready);
             Self::enqueue(&mut self.work, ready.flow, flow);
         }
@@ -208,10 +229,11 @@ impl Gateway {
         self.feed_starved(now);
         self.cool_flows(now);
         self.turn_flows(now);
+        self.turn_outlets(now);
         self.relieve_memory();
         self.tend_peers(now);
         self.tidy_keep();
-        !self.work.is_empty()
+        !self.work.is_empty() || !self.outlet_work.is_empty()
     }
 
     /// The next datagrams to send.
@@ -226,7 +248,8 @@ impl Gateway {
         let parked = self.parked.deadline(self.limits.hold);
         let starved = Some(self.feed_at).filter(|_| !self.starved.is_empty());
         let timers = [self.endpoint.poll_timeout(), peers, dials, parked, starved];
-        timers.into_iter().chain([self.cooling.deadline()]).flatten().min()
+        let rest = [self.cooling.deadline(), self.outlets_end];
+        timers.into_iter().chain(rest).flatten().min()
     }
 
     fn handle_event(&mut self, connection: Connection, event: Event, now: Instant) {
@@ -240,8 +263,10 @@ impl Gateway {
             Event::Lost(reason) => self.lost(connection, &reason, now),
             Event::Opened => self.accept_streams(connection, now),
             Event::Readable(stream) => self.readable(connection, stream, now),
-            Event::Writable(stream) => self.writable(connection, stream),
+            Event::Writable(stream) => self.writable(connection, stream, now),
             Event::Stopped(stream, code) => self.stopped(connection, stream, code),
+            Event::Datagrams => self.receive_parcels(connection, now),
+            Event::DatagramsUnblocked => self.flush_parcels(connection, now),
             Event::PathOpened(path) => self.path_opened(connection, path, now),
             Event::PathClosed(path) => {
                 if let Some(peer) = self.peers.get_mut(&connection) {
@@ -287,6 +312,10 @@ impl Gateway {
             self.read_control(connection, now);
             return;
         }
+        if peer.parcels.stream() == Some(stream) {
+            self.receive_parcels(connection, now);
+            return;
+        }
         match peer.streams.get_mut(&stream) {
             Some(Use::Flow(number)) => {
                 if let Some(flow) = self.flows.get_mut(number) {
@@ -311,9 +340,11 @@ impl Gateway {
         }
     }
 
-    fn writable(&mut self, connection: Connection, stream: Stream) {
+    fn writable(&mut self, connection: Connection, stream: Stream, now: Instant) {
         let Some(peer) = self.peers.get(&connection) else { return };
-        if let Some(Use::Flow(number)) = peer.streams.get(&stream)
+        if peer.parcels.stream() == Some(stream) {
+            self.flush_parcels(connection, now);
+        } else if let Some(Use::Flow(number)) = peer.streams.get(&stream)
             && let Some(flow) = self.flows.get_mut(number)
         {
             Self::enqueue(&mut self.work, *number, flow);
@@ -354,13 +385,15 @@ impl Gateway {
     fn handle_control(&mut self, connection: Connection, frame: Control, now: Instant) {
         let Some(peer) = self.peers.get_mut(&connection) else { return };
         match frame {
-            Control::Hello { version, .. } => {
+            Control::Hello { version, capabilities } => {
+                peer.capabilities = capabilities & capability::ALL;
                 if version != VERSION {
                     self.deny(connection, Denial::Version, now);
                 } else if !std::mem::replace(&mut peer.greeted, true)
                     && let Some(control) = peer.control.as_mut()
                 {
-                    control.send(&Control::Hello { version: VERSION, capabilities: 0 });
+                    let capabilities = capability::ALL;
+                    control.send(&Control::Hello { version: VERSION, capabilities });
                 }
             }
             // The first word must be a hello: without a common version nothing else has meaning.
@@ -426,54 +459,6 @@ impl Gateway {
         self.lose(connection, "denied");
     }
 
-    fn tend_peers(&mut self, now: Instant) {
-        let (mut late, mut broken) = (Vec::new(), Vec::new());
-        for peer in self.peers.values_mut() {
-            let connection = peer.connection;
-            if peer.session.is_none() && now >= peer.since + crate::peer::ADMISSION {
-                late.push(connection);
-                continue;
-            }
-            self.stats.readdressed += peer.judge(&mut self.endpoint, now);
-            while let Some(action) = peer.paths.poll_action() {
-                act(&mut self.endpoint, peer, action, now);
-            }
-            let (flows, session) = (&mut self.flows, peer.session.as_ref());
-            let frames = peer.reports.collect(now, |flow| {
-                let flow = flows.get_mut(session?.flows.get(&flow)?)?;
-                Some(flow.pipe.receiver.report())
-            });
-            let Some(control) = peer.control.as_mut() else { continue };
-            frames.iter().for_each(|frame| control.send(frame));
-            if let Err(error) = control.flush(&mut self.endpoint, connection) {
-                debug!(%error, "Control stream ended");
-                broken.push(connection);
-            }
-        }
-        for connection in broken {
-            self.deny(connection, Denial::Protocol, now);
-        }
-        for connection in late {
-            // A client whose words are lost on a bad network has done nothing wrong: its session is
-            // not to end by this.
-            debug!("A client says nothing");
-            self.endpoint.close(connection, DETACH, "it says nothing", now);
-            self.lose(connection, "it says nothing");
-        }
-    }
-
-    /// Parks the sockets of flows anew when too many of those parked are over.
-    fn tidy_keep(&mut self) {
-        let Some(keep) = self.keep.as_mut().filter(|keep| keep.is_littered()) else { return };
-        let kept = self
-            .flows
-            .values()
-            .filter_map(|flow| flow.shelf.as_ref().map(|shelf| (shelf.ticket(), flow.socket())));
-        if let Err(error) = keep.park_again(kept) {
-            warn!(%error, "Sockets cannot be parked anew");
-        }
-    }
-
     /// Whether nothing of any flow is left: no destination, no stream, no byte, attached or parked.
     #[must_use]
     pub fn is_bare(&self) -> bool {
@@ -482,7 +467,8 @@ impl Gateway {
         let sessions = attached.filter_map(|peer| peer.session.as_ref());
         let mut sessions = sessions.chain(self.parked.iter().map(|(_, session)| session));
         let none = sessions.all(|session| session.flows.is_empty() && session.held == 0);
-        streams && none && self.flows.is_empty() && self.memory.held() == 0
+        let ports = self.outlets.is_empty() && self.outlet_work.is_empty();
+        streams && none && ports && self.flows.is_empty() && self.memory.held() == 0
     }
 
     /// How many clients are connected.
@@ -531,6 +517,7 @@ impl Gateway {
                 denied: stats.denied,
                 limited: stats.limited,
             },
+            datagrams: Datagrams { ports: count(self.outlets.len()), ..self.datagrams },
             tx_bytes: stats.down_bytes,
             rx_bytes: stats.up_bytes,
             activities,
@@ -562,31 +549,6 @@ impl AsFd for Gateway {
     /// Readable when [`Gateway::handle_sockets`] has news.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dialler.as_fd()
-    }
-}
-
-/// The gateway's half of path decisions: it probes, prefers and tells.
-fn act(endpoint: &mut Endpoint, peer: &mut Peer, action: Action, now: Instant) {
-    match action {
-        Action::Probe { path } => endpoint.ping(peer.connection, Path(path.0)),
-        Action::Carry { path } => endpoint.carry(peer.connection, Path(path.0), now),
-        Action::Close { path } => endpoint.close_path(peer.connection, Path(path.0), now),
-        Action::Moved(step) => {
-            if step.from.is_none() {
-                return;
-            }
-            let Some(session) = &mut peer.session else { return };
-            session.moves += 1;
-            info!(client = %session.name, to = %step.to, reason = %step.reason, "Moved");
-        }
-        Action::StateChanged { path, from, to } => {
-            debug!(%path, %from, %to, "Path state");
-        }
-        // A gateway opens and steers nothing, and a client that moves asks for what it lacks.
-        Action::Open { .. }
-        | Action::Steer { .. }
-        | Action::Unsteer { .. }
-        | Action::Replay { .. } => {}
     }
 }
 

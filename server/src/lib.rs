@@ -13,6 +13,7 @@ mod flow;
 pub mod gateway;
 pub mod keep;
 mod machine;
+mod outlet;
 mod passed;
 mod peer;
 mod ports;

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use whimbrel_carrier::{Connection, ControlStream, Endpoint, Path, Reports, Stream, Witness};
+use whimbrel_carrier::{
+    Connection, ControlStream, Endpoint, Parcels, Path, Reports, Stream, Witness,
+};
 use whimbrel_common::identity::PublicKey;
 use whimbrel_common::path::{Config, Input, PathKey, Paths, Role};
 use whimbrel_common::wire::WireFlow;
@@ -44,6 +46,9 @@ pub(crate) struct Peer {
     pub(crate) session: Option<Session>,
     pub(crate) control: Option<ControlStream>,
     pub(crate) greeted: bool,
+    /// What it and we can ([`capability`](whimbrel_common::wire::capability)).
+    pub(crate) capabilities: u64,
+    pub(crate) parcels: Parcels,
     /// It has asked to be enrolled, and to be attached.
     pub(crate) enrolling: bool,
     pub(crate) attaching: bool,
@@ -72,6 +77,8 @@ impl Peer {
             session: None,
             control: None,
             greeted: false,
+            capabilities: 0,
+            parcels: Parcels::default(),
             enrolling: false,
             attaching: false,
             holding: BTreeSet::new(),
@@ -92,7 +99,8 @@ impl Peer {
     /// When something must be done even if nothing arrives.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let admission = self.session.is_none().then(|| self.since + ADMISSION);
-        [admission, self.reports.deadline(), self.paths.poll_timeout()].into_iter().flatten().min()
+        let work = [self.reports.deadline(), self.paths.poll_timeout(), self.parcels.deadline()];
+        work.into_iter().chain([admission]).flatten().min()
     }
 
     /// Tells the path decisions what is known now. Cheap calls in between do nothing. How many

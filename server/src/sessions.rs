@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use whimbrel_common::identity::{ClientName, PublicKey};
 use whimbrel_common::wire::{SessionId, WireFlow};
+use whimbrel_gateway_core::associations::Associations;
 use whimbrel_gateway_core::seen::Seen;
 
 use crate::keep::Place;
@@ -25,6 +26,8 @@ pub(crate) struct Session {
     pub(crate) epoch: u64,
     /// The gateway's numbers of its flows.
     pub(crate) flows: BTreeMap<WireFlow, u64>,
+    /// The ports of its datagrams.
+    pub(crate) associations: Associations,
     /// The flow ids it has used.
     pub(crate) seen: Seen,
     /// Where the session outlives the process, if it does.
@@ -44,6 +47,7 @@ impl Session {
             name,
             epoch,
             flows: BTreeMap::new(),
+            associations: Associations::default(),
             seen: Seen::default(),
             place: None,
             held: 0,

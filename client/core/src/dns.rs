@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::packet::{be16, compose_datagram, datagram};
+use crate::packet::{Datagram, be16, compose_datagram};
 
 /// The port of DNS, over UDP and TCP alike.
 pub const PORT: u16 = 53;
@@ -36,7 +36,9 @@ impl Query {
     /// The query in an IP packet, if it is one.
     #[must_use]
     pub fn parse(packet: &[u8]) -> Option<Self> {
-        let (source, server, message) = datagram(packet)?;
+        let datagram = Datagram::parse(packet).ok()?;
+        let (source, server, message) =
+            (datagram.source(), datagram.destination(), datagram.payload());
         // A response bit, or less than a question, is no query.
         let asks = server.port() == PORT && message.len() > HEADER && message[2] & 0x80 == 0;
         asks.then(|| Self { source, server, message: message.to_vec() })

@@ -1,8 +1,8 @@
 //! Decisions of the Whimbrel client. Pure: no IO, no clock.
 //!
-//! [`engine`] ends applications' TCP, [`dns`] lends their queries a stream, [`plan`] says which rules
-//! and routes capture them, [`rest`] what is done when the machine sleeps, [`doctor`] what is wrong
-//! with a host.
+//! [`engine`] ends applications' TCP, [`udp`] knows whose datagrams are whose, [`dns`] lends queries
+//! a stream, [`plan`] says which rules and routes capture them, [`rest`] what is done when the
+//! machine sleeps, [`doctor`] what is wrong with a host.
 
 pub mod dns;
 pub mod doctor;
@@ -13,3 +13,4 @@ pub mod plan;
 pub mod redact;
 pub mod rest;
 pub mod trouble;
+pub mod udp;

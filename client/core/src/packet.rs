@@ -1,6 +1,7 @@
 //! Reading the TCP segments a TUN delivers, and composing the packets that
 //! refuse a connection: RST (RFC 9293 §3.10.7.1) and ICMP destination
-//! unreachable (RFC 792, RFC 1812 §5.2.7.1, RFC 4443 §3.1).
+//! unreachable (RFC 792, RFC 1812 §5.2.7.1, RFC 4443 §3.1). [`Datagram`] reads
+//! and writes UDP.
 //!
 //! Everything that reaches the TCP engine has passed [`Segment::parse`]: its
 //! lengths agree with the buffer, its addresses are unicast, its ports are not
@@ -12,8 +13,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{TcpPacket, TcpRepr};
 
+mod datagram;
+mod fragments;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use datagram::compose_datagram;
+pub use datagram::{
+    Datagram, compose_too_big, compose_undelivered, datagram_length, is_datagram, write_datagram,
+};
+pub use fragments::Fragments;
 
 /// Bytes of an IPv4 header without options.
 pub const IPV4_HEADER: usize = 20;
@@ -21,11 +30,6 @@ pub const IPV4_HEADER: usize = 20;
 pub const IPV6_HEADER: usize = 40;
 /// Bytes of a TCP header without options.
 pub const TCP_HEADER: usize = 20;
-
-/// Bytes of a UDP header.
-const UDP_HEADER: usize = 8;
-/// Bytes of payload that fit an IPv4 packet.
-const LARGEST_DATAGRAM: usize = 65_535 - IPV4_HEADER - UDP_HEADER;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -60,10 +64,10 @@ pub enum Malformed {
     /// IPv6 extension headers.
     #[error("packet carries IPv6 extension headers")]
     ExtensionHeader,
-    /// Not TCP.
-    #[error("packet is not TCP")]
+    /// Another protocol than the one that is read.
+    #[error("packet is of another protocol")]
     Protocol,
-    /// A source or destination that no TCP connection can have.
+    /// A source or destination that no connection can have.
     #[error("an address is not unicast")]
     Address,
     /// Port zero.
@@ -90,8 +94,8 @@ impl<'a> Segment<'a> {
     pub fn parse(packet: &'a [u8]) -> Result<Self, Malformed> {
         let version = packet.first().ok_or(Malformed::Truncated)? >> 4;
         let (packet, ip_header, source, destination) = match version {
-            4 => parse_ipv4(packet)?,
-            6 => parse_ipv6(packet)?,
+            4 => parse_ipv4(packet, PROTOCOL_TCP)?,
+            6 => parse_ipv6(packet, PROTOCOL_TCP)?,
             _ => return Err(Malformed::Version),
         };
         let tcp = &packet[ip_header..];
@@ -287,27 +291,40 @@ fn compose_control(
 
 /// What an ICMP destination unreachable says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unreachable {
+pub enum Unreachable {
+    /// No route to the network.
     Network,
+    /// No route to the network, in words that Linux tells sockets of UDP: of the usual ones it
+    /// assumes that they may pass.
+    NetworkUnknown,
+    /// No route to the host.
     Host,
+    /// Nobody listens at the port.
+    Port,
+    /// A policy forbids it.
     Prohibited,
 }
 
 impl Unreachable {
-    /// RFC 792 and RFC 1812 §5.2.7.1: 0 network, 1 host, 13 administratively.
+    /// RFC 792 and RFC 1812 §5.2.7.1: 0 network, 1 host, 3 port, 6 network unknown, 13
+    /// administratively.
     fn code_v4(self) -> u8 {
         match self {
             Self::Network => 0,
+            Self::NetworkUnknown => 6,
             Self::Host => 1,
+            Self::Port => 3,
             Self::Prohibited => 13,
         }
     }
 
-    /// RFC 4443 §3.1: 0 no route, 3 address, 1 administratively.
+    /// RFC 4443 §3.1: 0 no route, 3 address, 4 port, 6 reject route, 1 administratively.
     fn code_v6(self) -> u8 {
         match self {
             Self::Network => 0,
+            Self::NetworkUnknown => 6,
             Self::Host => 3,
+            Self::Port => 4,
             Self::Prohibited => 1,
         }
     }
@@ -322,66 +339,37 @@ const ICMP_HEADER: usize = 8;
 /// The ICMP error that answers `segment`, as if its destination had sent it,
 /// with complete checksums.
 pub(crate) fn compose_unreachable(segment: &Segment<'_>, reason: Unreachable) -> Vec<u8> {
-    let (protocol, kind, code, limit) = if segment.source.is_ipv4() {
-        (PROTOCOL_ICMP, 3, reason.code_v4(), ICMP_LIMIT_V4 - IPV4_HEADER - ICMP_HEADER)
-    } else {
-        (PROTOCOL_ICMPV6, 1, reason.code_v6(), ICMP_LIMIT_V6 - IPV6_HEADER - ICMP_HEADER)
-    };
-    let quote = &segment.packet[..segment.packet.len().min(limit)];
-    let mut message = vec![0u8; ICMP_HEADER];
-    message[0] = kind;
-    message[1] = code;
-    message.extend_from_slice(quote);
-    compose(segment.destination.ip(), segment.source.ip(), protocol, 2, &message)
+    let (from, to) = (segment.destination.ip(), segment.source.ip());
+    unreachable(from, to, reason, segment.packet)
 }
 
-/// The source, the destination and the payload of a UDP datagram. Checksums are not verified.
-pub(crate) fn datagram(packet: &[u8]) -> Option<(SocketAddr, SocketAddr, &[u8])> {
-    let four = |at: usize| Some(Ipv4Addr::from(*packet.get(at..)?.first_chunk::<4>()?));
-    let sixteen = |at: usize| Some(Ipv6Addr::from(*packet.get(at..)?.first_chunk::<16>()?));
-    let (protocol, source, destination, udp): (u8, IpAddr, IpAddr, _) = match packet.first()? >> 4 {
-        4 if packet.len() >= IPV4_HEADER && be16(packet, 6) & 0x3fff == 0 => {
-            let (header, total) = (usize::from(packet[0] & 15) * 4, usize::from(be16(packet, 2)));
-            let udp = packet.get(header.max(IPV4_HEADER)..total)?;
-            (packet[9], four(12)?.into(), four(16)?.into(), udp)
-        }
-        6 if packet.len() >= IPV6_HEADER => {
-            let end = IPV6_HEADER + usize::from(be16(packet, 4));
-            let udp = packet.get(IPV6_HEADER..end)?;
-            (packet[6], sixteen(8)?.into(), sixteen(24)?.into(), udp)
-        }
-        _ => return None,
+/// A destination unreachable of `from` about the packet `quoted`, with complete checksums.
+fn unreachable(from: IpAddr, to: IpAddr, reason: Unreachable, quoted: &[u8]) -> Vec<u8> {
+    let (kind, code) = match to {
+        IpAddr::V4(_) => (3, reason.code_v4()),
+        IpAddr::V6(_) => (1, reason.code_v6()),
     };
-    if protocol != PROTOCOL_UDP || udp.len() < UDP_HEADER {
-        return None;
-    }
-    let payload = udp.get(UDP_HEADER..usize::from(be16(udp, 4)))?;
-    let (source, destination) =
-        (SocketAddr::new(source, be16(udp, 0)), SocketAddr::new(destination, be16(udp, 2)));
-    Some((source, destination, payload))
+    compose_error(from, to, [kind, code], 0, quoted)
 }
 
-/// A UDP datagram with complete checksums. Both addresses must be of one family; what does not fit
-/// an IP packet is cut off.
-pub(crate) fn compose_datagram(
-    source: SocketAddr,
-    destination: SocketAddr,
-    payload: &[u8],
+/// An ICMP error of `from` about the packet `quoted`, with complete checksums. `rest` are the four
+/// bytes behind the checksum.
+fn compose_error(
+    from: IpAddr,
+    to: IpAddr,
+    kind_and_code: [u8; 2],
+    rest: u32,
+    quoted: &[u8],
 ) -> Vec<u8> {
-    let payload = &payload[..payload.len().min(LARGEST_DATAGRAM)];
-    let length = u16::try_from(UDP_HEADER + payload.len()).expect("cut to less than 64 KiB");
-    let mut udp = vec![0; UDP_HEADER];
-    udp[0..2].copy_from_slice(&source.port().to_be_bytes());
-    udp[2..4].copy_from_slice(&destination.port().to_be_bytes());
-    udp[4..6].copy_from_slice(&length.to_be_bytes());
-    udp.extend_from_slice(payload);
-    let mut packet = compose(source.ip(), destination.ip(), PROTOCOL_UDP, 6, &udp);
-    let at = packet.len() - udp.len() + 6;
-    if be16(&packet, at) == 0 {
-        // Zero would mean that there is none (RFC 768).
-        packet[at..at + 2].fill(0xff);
-    }
-    packet
+    let (protocol, limit) = match to {
+        IpAddr::V4(_) => (PROTOCOL_ICMP, ICMP_LIMIT_V4 - IPV4_HEADER - ICMP_HEADER),
+        IpAddr::V6(_) => (PROTOCOL_ICMPV6, ICMP_LIMIT_V6 - IPV6_HEADER - ICMP_HEADER),
+    };
+    let mut message = vec![0u8; ICMP_HEADER];
+    message[..2].copy_from_slice(&kind_and_code);
+    message[4..8].copy_from_slice(&rest.to_be_bytes());
+    message.extend_from_slice(&quoted[..quoted.len().min(limit)]);
+    compose(from, to, protocol, 2, &message)
 }
 
 /// An IP packet around `payload`, whose checksum at `checksum_at` is filled in.
@@ -392,34 +380,54 @@ fn compose(
     checksum_at: usize,
     payload: &[u8],
 ) -> Vec<u8> {
-    let mut packet = match (source, destination) {
+    let ip_header = header_length(destination);
+    let mut packet = vec![0u8; ip_header];
+    packet.extend_from_slice(payload);
+    write_header(source, destination, protocol, &mut packet);
+    fill_checksum(&mut packet, ip_header, protocol, checksum_at);
+    packet
+}
+
+/// Bytes of the IP header of a packet composed here.
+fn header_length(destination: IpAddr) -> usize {
+    match destination {
+        IpAddr::V4(_) => IPV4_HEADER,
+        IpAddr::V6(_) => IPV6_HEADER,
+    }
+}
+
+/// Writes the IP header at the front of a packet that is otherwise complete.
+fn write_header(source: IpAddr, destination: IpAddr, protocol: u8, packet: &mut [u8]) {
+    match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let mut header = vec![0u8; IPV4_HEADER];
-            header[0] = 0x45;
-            header[6] = 0x40;
-            header[8] = HOP_LIMIT;
-            header[9] = protocol;
-            header[12..16].copy_from_slice(&source.octets());
-            header[16..20].copy_from_slice(&destination.octets());
-            header
+            packet[..IPV4_HEADER].fill(0);
+            packet[0] = 0x45;
+            packet[6] = 0x40;
+            packet[8] = HOP_LIMIT;
+            packet[9] = protocol;
+            packet[12..16].copy_from_slice(&source.octets());
+            packet[16..20].copy_from_slice(&destination.octets());
         }
         (source, destination) => {
-            let mut header = vec![0u8; IPV6_HEADER];
-            header[0] = 0x60;
-            header[6] = protocol;
-            header[7] = HOP_LIMIT;
-            header[8..24].copy_from_slice(&to_v6(source).octets());
-            header[24..40].copy_from_slice(&to_v6(destination).octets());
-            header
+            packet[..IPV6_HEADER].fill(0);
+            packet[0] = 0x60;
+            packet[6] = protocol;
+            packet[7] = HOP_LIMIT;
+            packet[8..24].copy_from_slice(&to_v6(source).octets());
+            packet[24..40].copy_from_slice(&to_v6(destination).octets());
         }
-    };
-    let ip_header = packet.len();
-    packet.extend_from_slice(payload);
-    set_length(&mut packet, ip_header);
-    let initial = if protocol == PROTOCOL_ICMP { 0 } else { pseudo_header(&packet, ip_header) };
+    }
+    set_length(packet, header_length(destination));
+}
+
+/// Fills the checksum of what follows the IP header, at `checksum_at` there.
+fn fill_checksum(packet: &mut [u8], ip_header: usize, protocol: u8, checksum_at: usize) {
+    packet[ip_header + checksum_at..][..2].fill(0);
+    let initial = if protocol == PROTOCOL_ICMP { 0 } else { pseudo_header(packet, ip_header) };
     let checksum = !fold(sum(initial, &packet[ip_header..]));
+    // RFC 768: zero says that there is none.
+    let checksum = if protocol == PROTOCOL_UDP && checksum == 0 { u16::MAX } else { checksum };
     packet[ip_header + checksum_at..][..2].copy_from_slice(&checksum.to_be_bytes());
-    packet
 }
 
 fn to_v6(address: IpAddr) -> Ipv6Addr {
@@ -438,7 +446,7 @@ fn set_length(packet: &mut [u8], ip_header: usize) {
         packet[2..4].copy_from_slice(&total.to_be_bytes());
         fill_ipv4_checksum(&mut packet[..ip_header]);
     } else {
-        let payload = u16::try_from(length - ip_header).expect("composed packets are small");
+        let payload = u16::try_from(length - ip_header).expect("composed packets are below 64 KiB");
         packet[4..6].copy_from_slice(&payload.to_be_bytes());
     }
 }
@@ -507,7 +515,7 @@ pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
 
 type Network<'a> = (&'a [u8], usize, IpAddr, IpAddr);
 
-fn parse_ipv4(packet: &[u8]) -> Result<Network<'_>, Malformed> {
+fn parse_ipv4(packet: &[u8], protocol: u8) -> Result<Network<'_>, Malformed> {
     if packet.len() < IPV4_HEADER {
         return Err(Malformed::Truncated);
     }
@@ -526,7 +534,7 @@ fn parse_ipv4(packet: &[u8]) -> Result<Network<'_>, Malformed> {
     if be16(packet, 6) & 0x3fff != 0 {
         return Err(Malformed::Fragment);
     }
-    if packet[9] != PROTOCOL_TCP {
+    if packet[9] != protocol {
         return Err(Malformed::Protocol);
     }
     let address = |at: usize| {
@@ -540,7 +548,7 @@ fn parse_ipv4(packet: &[u8]) -> Result<Network<'_>, Malformed> {
     Ok((&packet[..total], header, address(12)?, address(16)?))
 }
 
-fn parse_ipv6(packet: &[u8]) -> Result<Network<'_>, Malformed> {
+fn parse_ipv6(packet: &[u8], protocol: u8) -> Result<Network<'_>, Malformed> {
     if packet.len() < IPV6_HEADER {
         return Err(Malformed::Truncated);
     }
@@ -549,7 +557,7 @@ fn parse_ipv6(packet: &[u8]) -> Result<Network<'_>, Malformed> {
         return Err(Malformed::Truncated);
     }
     match packet[6] {
-        PROTOCOL_TCP => {}
+        next if next == protocol => {}
         44 => return Err(Malformed::Fragment),
         // Hop-by-hop, routing, ESP, AH, destination options, mobility, HIP, shim6.
         0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 => return Err(Malformed::ExtensionHeader),

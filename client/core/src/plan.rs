@@ -3,7 +3,9 @@
 //! Promises:
 //! - only *new* TCP connections of this host are captured: a connecting socket has no source
 //!   address yet, an established or listening one has;
-//! - UDP, forwarded packets and whatever the main table routes more specifically than by a
+//! - of UDP, if it is wanted at all, only what is sent from a port the kernel chose: a server
+//!   answers from a port of its own, often without naming an address;
+//! - forwarded packets, multicast and whatever the main table routes more specifically than by a
 //!   default route stay as they are;
 //! - a plan is a value: computing it twice gives equal plans, and [`diff`] of equal plans is
 //!   empty.
@@ -15,11 +17,12 @@
 //! | 5400 | our mark | main table: carrier packets never enter the TUN |
 //! | 5402 | from the TUN's address | our table: flows captured earlier |
 //! | 5403 | from the TUN's address | unreachable: never leaks when the TUN is gone |
-//! | 5410 | IPv6 TCP from an address of the host | on to 5420: a socket that is already bound |
-//! | 5412 | new TCP | main table, without its default routes: the local network |
-//! | 5414 | new TCP | our table: captured, unless a `throw` route says otherwise |
+//! | 5410 | IPv6 from an address of the host | on to 5420: a socket that is already bound |
+//! | 5412 | what is new | main table, without its default routes: the local network |
+//! | 5414 | what is new | our table: captured, unless a `throw` route says otherwise |
 //! | 5420 | IPv6 only | nothing: where 5410 lands, so rules of others still apply |
 //!
+//! The last three are there for TCP, and for UDP where that is captured too.
 //! In IPv4 "new" is `from 0.0.0.0/32`. IPv6 rules cannot match the unspecified source, which is
 //! why bound sockets are let go by name in 5410.
 
@@ -73,6 +76,18 @@ pub struct CaptureInputs<'a> {
     pub table: u32,
     /// New connections go direct; captured ones stay captured.
     pub paused: bool,
+    /// The source ports of UDP to capture: those the kernel chooses (`ip_local_port_range`).
+    /// `None` leaves UDP alone.
+    pub datagrams: Option<PortRange>,
+}
+
+/// Ports, both ends included.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PortRange {
+    /// The first.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
 }
 
 /// An address family.
@@ -127,10 +142,19 @@ pub struct Rule {
     pub mark: Option<u32>,
     /// Matches these source addresses only.
     pub from: Option<Cidr>,
-    /// Matches TCP only.
-    pub tcp: bool,
+    /// Matches these packets only.
+    pub of: Option<Transport>,
     /// What happens to a match.
     pub action: Action,
+}
+
+/// Packets by what they carry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP from one of these ports.
+    Udp(PortRange),
 }
 
 /// What a rule does.
@@ -247,8 +271,11 @@ fn routes(inputs: &CaptureInputs<'_>) -> Vec<Route> {
     };
     let included = inputs.include.iter().map(|range| (range, Target::Device(inputs.tun_index)));
     let excluded = inputs.exclude.iter().map(|range| (range, Target::Throw));
+    let several = several().into_iter().filter(|_| inputs.datagrams.is_some());
+    let several: Vec<Cidr> = several.collect();
     let targets: BTreeMap<Cidr, Target> = included
         .chain(excluded)
+        .chain(several.iter().map(|range| (range, Target::Throw)))
         .filter(|(range, _)| wanted(range))
         .map(|(range, target)| (*range, target))
         .collect();
@@ -256,6 +283,16 @@ fn routes(inputs: &CaptureInputs<'_>) -> Vec<Route> {
         .into_iter()
         .map(|(destination, target)| Route { destination, target, table: inputs.table })
         .collect()
+}
+
+/// Addresses of more than one host: they belong to the local network, whatever is included.
+fn several() -> [Cidr; 3] {
+    let range = |first: IpAddr, prefix| Cidr::new(first, prefix).expect("a prefix that exists");
+    [
+        range(Ipv4Addr::new(224, 0, 0, 0).into(), 4),
+        range(Ipv4Addr::BROADCAST.into(), 32),
+        range(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
+    ]
 }
 
 fn captures(routes: &[Route], family: Family) -> bool {
@@ -269,7 +306,7 @@ fn family_rules(inputs: &CaptureInputs<'_>, tun: IpAddr, rules: &mut Vec<Rule>) 
     let family = Family::of(tun);
     let table = inputs.table;
     let rule =
-        |priority, action| Rule { family, priority, mark: None, from: None, tcp: false, action };
+        |priority, action| Rule { family, priority, mark: None, from: None, of: None, action };
     let captured = Some(Cidr::host(tun));
     rules.push(Rule { mark: Some(inputs.mark), ..rule(CARRIER, Action::Lookup(MAIN_TABLE)) });
     rules.push(Rule { from: captured, ..rule(CAPTURED, Action::Lookup(table)) });
@@ -277,22 +314,25 @@ fn family_rules(inputs: &CaptureInputs<'_>, tun: IpAddr, rules: &mut Vec<Rule>) 
     if inputs.paused {
         return;
     }
-    let new = match family {
-        Family::V4 => Some(Cidr::host(Ipv4Addr::UNSPECIFIED.into())),
-        Family::V6 => {
-            let bound = inputs.own_v6_addresses.iter().filter(|own| IpAddr::V6(**own) != tun);
-            rules.extend(bound.map(|own| Rule {
-                from: Some(Cidr::host((*own).into())),
-                tcp: true,
-                ..rule(BOUND, Action::Goto(PAST_CAPTURE))
-            }));
-            rules.push(rule(PAST_CAPTURE, Action::Nop));
-            None
-        }
-    };
-    let local = rule(LOCAL_NETWORK, Action::LookupSpecific(MAIN_TABLE));
-    rules.push(Rule { from: new, tcp: true, ..local });
-    rules.push(Rule { from: new, tcp: true, ..rule(CAPTURE, Action::Lookup(table)) });
+    let datagrams = inputs.datagrams.map(Transport::Udp);
+    for of in [Some(Transport::Tcp), datagrams].into_iter().filter(Option::is_some) {
+        let new = match family {
+            Family::V4 => Some(Cidr::host(Ipv4Addr::UNSPECIFIED.into())),
+            Family::V6 => {
+                let bound = inputs.own_v6_addresses.iter().filter(|own| IpAddr::V6(**own) != tun);
+                rules.extend(bound.map(|own| Rule {
+                    from: Some(Cidr::host((*own).into())),
+                    of,
+                    ..rule(BOUND, Action::Goto(PAST_CAPTURE))
+                }));
+                rules.push(rule(PAST_CAPTURE, Action::Nop));
+                None
+            }
+        };
+        let local = rule(LOCAL_NETWORK, Action::LookupSpecific(MAIN_TABLE));
+        rules.push(Rule { from: new, of, ..local });
+        rules.push(Rule { from: new, of, ..rule(CAPTURE, Action::Lookup(table)) });
+    }
 }
 
 impl fmt::Display for Route {
@@ -318,8 +358,12 @@ impl fmt::Display for Rule {
         if let Some(mark) = self.mark {
             write!(f, " fwmark {mark:#x}")?;
         }
-        if self.tcp {
-            f.write_str(" ipproto tcp")?;
+        match self.of {
+            None => {}
+            Some(Transport::Tcp) => f.write_str(" ipproto tcp")?,
+            Some(Transport::Udp(PortRange { first, last })) => {
+                write!(f, " ipproto udp sport {first}-{last}")?;
+            }
         }
         match self.action {
             Action::Lookup(table) => write!(f, " lookup {table}"),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 use whimbrel_client_core::dns::{PORT, Query, is_public};
 use whimbrel_client_core::engine::{DeviceId, Engine, FlowId};
+use whimbrel_client_core::packet;
 
 use super::Client;
 use crate::devices::HOST;
@@ -111,8 +112,10 @@ impl Names {
 impl Client {
     /// A packet came from a TUN.
     pub fn handle_packet(&mut self, device: DeviceId, packet: &[u8], now: Instant) {
-        if device == HOST || !self.names.take(&mut self.engine, device, packet, now) {
+        if !packet::is_datagram(packet) {
             self.engine.handle_packet(device, packet, now);
+        } else if device == HOST || !self.names.take(&mut self.engine, device, packet, now) {
+            self.take_datagram(device, packet, now);
         }
     }
 
@@ -138,5 +141,6 @@ impl Client {
     /// A TUN is gone, and its applications with it.
     pub(crate) fn abandon(&mut self, device: DeviceId) {
         self.engine.abort_device(device);
+        self.abandon_datagrams(device);
     }
 }

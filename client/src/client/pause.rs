@@ -1,4 +1,5 @@
-//! What new connections get, by hand or for want of a gateway.
+//! What new connections get: captured, or direct because somebody asked for it or the gateway is out
+//! of reach.
 
 use std::time::{Duration, Instant};
 

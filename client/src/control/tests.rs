@@ -1,7 +1,7 @@
 use whimbrel_host::control::Peer;
 
 use super::*;
-use crate::report::{CaptureState, EventKind, FlowCounts, SessionState};
+use crate::report::{CaptureState, DatagramReport, EventKind, FlowCounts, SessionState};
 
 /// A daemon that notes what it was told.
 #[derive(Default)]
@@ -18,6 +18,7 @@ impl Running for Model {
             session: None,
             paths: Vec::new(),
             flows: FlowCounts { open: 2, held: 0 },
+            datagrams: DatagramReport::default(),
             moves: 0,
             last_move: None,
             capture: CaptureState::On,

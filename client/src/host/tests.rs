@@ -133,6 +133,10 @@ fn plan(tun: &Tun) -> Plan {
 }
 
 fn plan_when(tun: &Tun, paused: bool) -> Plan {
+    plan_with(tun, paused, None)
+}
+
+fn plan_with(tun: &Tun, paused: bool, datagrams: Option<PortRange>) -> Plan {
     let interface = tun.interface().unwrap();
     let own = HOME.iter().filter_map(|address| match address {
         IpAddr::V4(_) => None,
@@ -149,6 +153,7 @@ fn plan_when(tun: &Tun, paused: bool) -> Plan {
         mark: MARK,
         table: TABLE,
         paused,
+        datagrams,
     })
 }
 

@@ -11,10 +11,10 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use rtnetlink::packet_route::{AddressFamily, IpProtocol};
 use whimbrel_client_core::plan::{
-    Action, Family, PRIORITIES, PROTOCOL, Route, Rule, TABLE, Target,
+    Action, Family, PRIORITIES, PROTOCOL, PortRange, Route, Rule, TABLE, Target, Transport,
 };
 use whimbrel_common::cidr::Cidr;
 
@@ -48,8 +48,14 @@ pub(super) fn rule_message(rule: &Rule) -> RuleMessage {
     if let Some(mark) = rule.mark {
         attributes.push(RuleAttribute::FwMark(mark));
     }
-    if rule.tcp {
-        attributes.push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
+    match rule.of {
+        None => {}
+        Some(Transport::Tcp) => attributes.push(RuleAttribute::IpProtocol(IpProtocol::Tcp)),
+        Some(Transport::Udp(PortRange { first, last })) => {
+            attributes.push(RuleAttribute::IpProtocol(IpProtocol::Udp));
+            let ports = RulePortRange { start: first, end: last };
+            attributes.push(RuleAttribute::SourcePortRange(ports));
+        }
     }
     message.header.action = match rule.action {
         Action::Lookup(table) => {
@@ -91,7 +97,8 @@ struct RuleFields {
     source: Option<IpAddr>,
     mark: Option<u32>,
     local: bool,
-    tcp: bool,
+    protocol_of: Option<IpProtocol>,
+    ports: Option<PortRange>,
     goto: Option<u32>,
     suppress: Option<u32>,
     unknown: bool,
@@ -109,9 +116,9 @@ impl RuleFields {
                 RuleAttribute::FwMark(mark) => fields.mark = Some(*mark),
                 RuleAttribute::FwMask(mask) => fields.unknown |= *mask != u32::MAX,
                 RuleAttribute::Iifname(name) => fields.local = name == "lo",
-                RuleAttribute::IpProtocol(protocol) => {
-                    fields.tcp = *protocol == IpProtocol::Tcp;
-                    fields.unknown |= !fields.tcp;
+                RuleAttribute::IpProtocol(protocol) => fields.protocol_of = Some(*protocol),
+                RuleAttribute::SourcePortRange(RulePortRange { start, end }) => {
+                    fields.ports = Some(PortRange { first: *start, last: *end });
                 }
                 RuleAttribute::Goto(priority) => fields.goto = Some(*priority),
                 // The kernel reports "suppress nothing" as -1.
@@ -120,7 +127,6 @@ impl RuleFields {
                 RuleAttribute::Destination(_)
                 | RuleAttribute::Oifname(_)
                 | RuleAttribute::UidRange(_)
-                | RuleAttribute::SourcePortRange(_)
                 | RuleAttribute::DestinationPortRange(_) => fields.unknown = true,
                 _ => {}
             }
@@ -144,8 +150,14 @@ impl RuleFields {
             Some(source) => Some(Cidr::new(source, message.header.src_len).ok()?),
             None => None,
         };
-        let Self { priority, mark, tcp, .. } = *self;
-        Some(Rule { family, priority, mark, from, tcp, action })
+        let of = match (self.protocol_of, self.ports) {
+            (None, None) => None,
+            (Some(IpProtocol::Tcp), None) => Some(Transport::Tcp),
+            (Some(IpProtocol::Udp), Some(ports)) => Some(Transport::Udp(ports)),
+            _ => return None,
+        };
+        let Self { priority, mark, .. } = *self;
+        Some(Rule { family, priority, mark, from, of, action })
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::report::{EventKind, FlowCounts, SessionState};
+use crate::report::{DatagramReport, EventKind, FlowCounts, SessionState};
 
 fn moved() -> MoveRecord {
     MoveRecord {
@@ -70,6 +70,7 @@ fn status_reads_well() {
         session: Some("s".to_owned()),
         paths: vec![path(), spare()],
         flows: FlowCounts { open: 12, held: 0 },
+        datagrams: DatagramReport::default(),
         moves: 1,
         last_move: Some(moved()),
         capture: CaptureState::On,
@@ -103,6 +104,7 @@ fn trouble_is_told() {
         session: None,
         paths: Vec::new(),
         flows: FlowCounts::default(),
+        datagrams: DatagramReport::default(),
         moves: 0,
         last_move: None,
         capture: CaptureState::Direct,
@@ -129,6 +131,7 @@ Moves      0 in 5s"
 fn flows_are_a_table() {
     let flow = FlowReport {
         id: 7,
+        protocol: crate::report::Transport::Tcp,
         source: "10.213.52.11:40000".parse().unwrap(),
         destination: "[2001:db8::1]:22".parse().unwrap(),
         state: "open".to_owned(),
@@ -144,8 +147,8 @@ fn flows_are_a_table() {
     assert_eq!(
         flows(&[flow]),
         "\
-ID  SOURCE              DESTINATION       STATE  SENT  RECEIVED  AGE     LONGEST STALL  HELD  REPLAYED  SURVIVED
-7   10.213.52.11:40000  [2001:db8::1]:22  open   10 B  20 B      1m 01s  170 ms         64 B  14.0 kB   2 moves, 1 reconnect"
+ID  PROTOCOL  SOURCE              DESTINATION       STATE  SENT  RECEIVED  AGE     LONGEST STALL  HELD  REPLAYED  SURVIVED
+7   tcp       10.213.52.11:40000  [2001:db8::1]:22  open   10 B  20 B      1m 01s  170 ms         64 B  14.0 kB   2 moves, 1 reconnect"
     );
     assert_eq!(flows(&[]), "No flows.");
     assert_eq!(paths(&[], Palette::PLAIN), "No network yet.");

@@ -83,6 +83,8 @@ impl Tunnel {
             | Event::Stopped(..)
             | Event::PathOpened(_)
             | Event::PathClosed(_)
+            | Event::Datagrams
+            | Event::DatagramsUnblocked
             | Event::PathStatus { .. } => {}
         }
     }

@@ -29,6 +29,8 @@ pub(super) struct Live {
     pub(super) control: ControlStream,
     pub(super) paths: Paths,
     pub(super) attached: bool,
+    /// What both ends can.
+    pub(super) capabilities: u64,
     /// The engine's path of each link, and whether it was validated.
     open: BTreeMap<PathKey, (Path, bool)>,
     judged: Option<Instant>,
@@ -72,6 +74,7 @@ impl Live {
             control,
             paths,
             attached: false,
+            capabilities: 0,
             open: BTreeMap::from([(link, (Path::FIRST, true))]),
             judged: None,
             suspect: None,

@@ -6,7 +6,8 @@ use super::frame::{Picture, lines};
 use super::history::{History, sparkline};
 use super::screen::Size;
 use crate::report::{
-    CaptureState, Event, EventKind, FlowCounts, FlowReport, PathReport, SessionState, Status,
+    CaptureState, DatagramReport, Event, EventKind, FlowCounts, FlowReport, PathReport,
+    SessionState, Status, Transport,
 };
 
 fn path(link: &str, state: &str, rx_bytes: u64) -> PathReport {
@@ -31,6 +32,7 @@ fn status(rx_bytes: u64) -> Status {
         session: None,
         paths: vec![path("wlan0", "active", rx_bytes), path("wwan0", "warm", 7)],
         flows: FlowCounts { open: 2, held: 0 },
+        datagrams: DatagramReport::default(),
         moves: 1,
         last_move: None,
         capture: CaptureState::On,
@@ -46,6 +48,7 @@ fn status(rx_bytes: u64) -> Status {
 fn flow(id: u64, rx_bytes: u64) -> FlowReport {
     FlowReport {
         id,
+        protocol: Transport::Tcp,
         source: "10.213.52.11:40000".parse().unwrap(),
         destination: format!("203.0.113.{id}:22").parse().unwrap(),
         state: "open".to_owned(),

@@ -3,8 +3,8 @@
 //! The owner feeds datagrams and time, takes datagrams to send from
 //! [`Endpoint::poll_transmit`] and what happened from [`Endpoint::poll_event`], and calls
 //! [`Endpoint::handle_timeout`] when [`Endpoint::poll_timeout`] says so. Connections come, are
-//! driven, and go here; what is done with their paths and streams stands in `path` and `stream`,
-//! and how the engine's events are told in `event`.
+//! driven, and go here; what is done with their paths and streams stands in `path` and `stream`, with
+//! what need not arrive in `datagram`, and how the engine's events are told in `event`.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -20,11 +20,13 @@ use rebinding::Addresses;
 
 use crate::transport::{self, Identity, IdentityError, Role, Tuning};
 
+mod datagram;
 mod event;
 mod path;
 mod rebinding;
 mod stream;
 
+pub use datagram::NotSent;
 pub use event::{Event, Lost};
 pub use path::{Frames, OpenPathError, Path, PathView};
 pub use stream::{Read, Stream, StreamEnd};
@@ -80,6 +82,8 @@ pub struct Endpoint {
     /// Datagrams of the endpoint itself: version negotiation, retry, stateless reset.
     responses: VecDeque<(noq_proto::Transmit, Vec<u8>)>,
     segments: NonZeroUsize,
+    /// See [`Tuning::mtu_limit`].
+    mtu_limit: u16,
     /// See [`Tuning::half_open`].
     half_open: usize,
     /// Handshakes under way, by when they must be over.
@@ -139,6 +143,7 @@ impl Endpoint {
             timers: BTreeSet::new(),
             responses: VecDeque::new(),
             segments: NonZeroUsize::new(tuning.segments).unwrap_or(NonZeroUsize::MIN),
+            mtu_limit: tuning.mtu_limit,
             half_open: tuning.half_open,
             handshakes: VecDeque::new(),
             drained: Vec::new(),

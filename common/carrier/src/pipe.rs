@@ -58,10 +58,7 @@ pub enum Pulled {
 
 impl Pipe {
     /// The client's end of a new flow, whose header goes out first.
-    pub fn dial(stream: Stream, header: &FlowHeader) -> Self {
-        let flow = match header {
-            FlowHeader::Open { flow, .. } | FlowHeader::Resume { flow, .. } => *flow,
-        };
+    pub fn dial(flow: WireFlow, stream: Stream, header: &FlowHeader) -> Self {
         let mut pipe = Self::accept(flow, stream, 0);
         wire::encode_header(header, &mut pipe.head);
         pipe

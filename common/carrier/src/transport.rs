@@ -98,6 +98,14 @@ const STREAM_WINDOW: u32 = 9 * 1024 * 1024;
 /// whose destinations read nothing fits; a client that ignores its credit is stopped here.
 pub(crate) const CLIENT_WINDOW: u32 = 1024 * 1024 * 1024;
 
+/// Datagrams that came and that their owner has not taken yet, in bytes: what arrives at 1 Gbit/s in
+/// the 4 ms its turn may take. Beyond that the oldest are lost. No datagram can be larger.
+const DATAGRAMS_IN: usize = 512 * 1024;
+
+/// Datagrams handed to the engine and not sent yet, in bytes: two bursts of 32 datagrams. It keeps
+/// them in their order whatever becomes of the path, so more wait outside, where they age.
+const DATAGRAMS_OUT: usize = 96 * 1024;
+
 pub(crate) fn transport(tuning: &Tuning, role: &Role) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle = VarInt::from_u64(u64::try_from(tuning.idle_timeout.as_millis()).unwrap_or(600_000))
@@ -115,7 +123,8 @@ pub(crate) fn transport(tuning: &Tuning, role: &Role) -> TransportConfig {
         .stream_receive_window(STREAM_WINDOW.into())
         .max_concurrent_uni_streams(0_u32.into())
         .mtu_discovery_config(Some(mtu))
-        .datagram_receive_buffer_size(None)
+        .datagram_receive_buffer_size(Some(DATAGRAMS_IN))
+        .datagram_send_buffer_size(DATAGRAMS_OUT)
         .ack_frequency_config(Some(acknowledgements()))
         .congestion_controller_factory(Arc::new(ObservedFactory {
             inner: congestion(tuning),

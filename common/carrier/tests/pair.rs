@@ -476,7 +476,7 @@ fn flow_goes_on_over_a_new_stream_without_a_byte_lost_or_repeated() {
     let first = pair.client.open(at_client).unwrap();
     let destination = "198.51.100.7:22".parse().unwrap();
     let open = FlowHeader::Open { flow: WireFlow(1), destination, limit: INITIAL_WINDOW };
-    let mut here = Pipe::dial(first, &open);
+    let mut here = Pipe::dial(WireFlow(1), first, &open);
     here.push(&mut pair.client, at_client).unwrap();
     pair.run(Duration::from_millis(50));
     assert!(pair.gateway.accept(at_gateway).is_some(), "the control stream");

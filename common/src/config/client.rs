@@ -48,12 +48,12 @@ pub struct Capture {
     pub address6: Ipv6Addr,
 }
 
-/// Which protocols are carried. A validated configuration has [`CaptureMode::Tcp`].
+/// Which protocols are carried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CaptureMode {
     /// New TCP connections.
     Tcp,
-    /// Everything.
+    /// UDP too.
     All,
 }
 
@@ -146,11 +146,6 @@ pub(super) fn hold(raw: &Raw<'_>, path: &str) -> Result<Duration, ConfigError> {
 }
 
 fn capture(raw: &Raw<'_>) -> Result<Capture, ConfigError> {
-    let mode = raw.read("capture.mode")?;
-    if mode == CaptureMode::All {
-        let because = "= \"all\" is not available in this version; write \"tcp\"";
-        return Err(raw.refuse("capture.mode", because));
-    }
     let address4: Ipv4Addr = raw.read("capture.address4")?;
     if address4.octets()[0] == 198 && address4.octets()[1] & 0xfe == 18 {
         let because = "is in 198.18.0.0/15, which other tunnels hand out as fake addresses; \
@@ -161,7 +156,7 @@ fn capture(raw: &Raw<'_>) -> Result<Capture, ConfigError> {
     refuse_unusable(raw, "capture.address4", address4.into())?;
     refuse_unusable(raw, "capture.address6", address6.into())?;
     Ok(Capture {
-        mode,
+        mode: raw.read("capture.mode")?,
         include: raw.read("capture.include")?,
         exclude: raw.read("capture.exclude")?,
         offline: raw.read("capture.offline")?,
@@ -244,7 +239,8 @@ const KEYS: &[Key<ClientConfig>] = &[
         name: "mode",
         default: Some("\"tcp\""),
         example: "",
-        comment: "Which protocols are carried: \"tcp\". (\"all\" is not available in this version.)",
+        comment: "Which protocols are carried: \"tcp\", or \"all\" for UDP too. A program that sends UDP\n\
+                  from a port of its own choosing is left alone, as a server would.",
         show: |config| quoted(&config.capture.mode),
     },
     Key {

@@ -177,14 +177,6 @@ fn wrong_values_say_what_was_found_and_what_is_allowed() {
 }
 
 #[test]
-fn capturing_everything_is_known_but_not_available() {
-    assert_eq!(
-        client_error("[capture]\nmode = \"all\"\n"),
-        "client.toml:4: capture.mode = \"all\" is not available in this version; write \"tcp\""
-    );
-}
-
-#[test]
 fn tun_addresses_that_cannot_work_are_refused() {
     assert_eq!(
         client_error("[capture]\naddress4 = \"198.19.0.1\"\n"),

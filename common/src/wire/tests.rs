@@ -73,6 +73,7 @@ fn flow_headers_and_answers_come_back_as_they_went() {
             offset: 3,
             limit: 99,
         },
+        FlowHeader::Parcels,
     ];
     for header in headers {
         let mut bytes = BytesMut::new();

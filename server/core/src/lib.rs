@@ -1,6 +1,7 @@
 //! What a gateway decides: who may connect, what they may reach and how much they may use. Pure:
 //! no IO, no clock, no randomness of its own.
 
+pub mod associations;
 pub mod clients;
 pub mod directory;
 pub mod egress;

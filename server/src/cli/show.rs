@@ -63,6 +63,7 @@ pub(super) fn describe(status: &Status, layout: &Layout) -> String {
          Clients    {} connected of {}\n\
          Flows      {} open, {}\n\
          Dials      {} connected, {} failed, {} denied, {} over a limit\n\
+         UDP        {} ports, {} datagrams out and {} in; {} denied, {} dropped\n\
          Waiting    {} sessions with {} flows; {} given up\n\
          Memory     {} held of {}\n\
          Traffic    {} to clients, {} from clients\n\
@@ -81,6 +82,11 @@ pub(super) fn describe(status: &Status, layout: &Layout) -> String {
         status.dials.failed,
         status.dials.denied,
         status.dials.limited,
+        status.datagrams.ports,
+        status.datagrams.up,
+        status.datagrams.down,
+        status.datagrams.denied,
+        status.datagrams.dropped,
         status.parked.sessions,
         status.parked.flows,
         status.evicted,

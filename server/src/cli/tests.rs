@@ -162,6 +162,12 @@ fn status_reads_well() {
         unkept: 3,
         outlives: true,
         dials: crate::control::Dials { connected: 100, failed: 2, denied: 1, limited: 0 },
+        datagrams: crate::control::Datagrams {
+            ports: 3,
+            up: 50,
+            down: 60,
+            ..crate::control::Datagrams::default()
+        },
         tx_bytes: 1_500_000,
         rx_bytes: 20,
         slots: vec![slot(0, 1), slot(1, 0)],
@@ -175,6 +181,7 @@ Key        k
 Clients    1 connected of 3
 Flows      12 open, which outlive this process, but for 3 since its start; 7 came from one before
 Dials      100 connected, 2 failed, 1 denied, 0 over a limit
+UDP        3 ports, 50 datagrams out and 60 in; 0 denied, 0 dropped
 Waiting    2 sessions with 9 flows; 1 given up
 Memory     5.0 MB held of 250.0 MB
 Traffic    1.5 MB to clients, 20 B from clients

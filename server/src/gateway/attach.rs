@@ -6,6 +6,7 @@ use tracing::{info, warn};
 use whimbrel_carrier::{Connection, Lost};
 use whimbrel_common::identity::{ClientName, PublicKey};
 use whimbrel_common::wire::{Control, DETACH, Denial, SessionId};
+use whimbrel_gateway_core::associations::Associations;
 use whimbrel_gateway_core::clients::Options;
 use whimbrel_gateway_core::seen::Seen;
 
@@ -83,10 +84,11 @@ impl Gateway {
         }
         self.usage.lock().allow(&key, &options, now);
         let flows = u64::from(options.flows.unwrap_or(self.limits.flows_per_client));
-        // One more than flows: the control stream.
-        self.endpoint.grant(connection, flows + 1);
+        // Two more than flows: the control stream and that of parcels.
+        self.endpoint.grant(connection, flows + 2);
         let (client, id, slot) = (&session.name, session.id, self.number);
         info!(%client, session = %id, %slot, resumed, flows = session.flows.len(), "Client attached");
+        self.join_outlets(&session, Some(connection));
         let Some(peer) = self.peers.get_mut(&connection) else { return };
         peer.session = Some(session);
         if let Some(control) = peer.control.as_mut() {
@@ -105,7 +107,10 @@ impl Gateway {
 
     /// Gives a session away, with all its flows, to a client of another slot that may have it.
     pub fn hand_over(&mut self, id: SessionId, attach: &Attach, now: Instant) -> Option<Moved> {
-        let session = self.reclaim(id, &attach.caller.key, attach.epoch, now)?;
+        let mut session = self.reclaim(id, &attach.caller.key, attach.epoch, now)?;
+        // The other slot opens them again, at the same ports, when the client renews them.
+        self.close_outlets(&session);
+        session.associations = Associations::default();
         let numbers = session.flows.values();
         let flows: Vec<Flow> = numbers.filter_map(|number| self.flows.remove(number)).collect();
         for flow in &flows {
@@ -214,7 +219,8 @@ impl Gateway {
             return;
         };
         // A client that had flows may not have heard the last of them.
-        if session.flows.is_empty() && session.seen == Seen::default() {
+        let bare = session.flows.is_empty() && session.associations.is_empty();
+        if bare && session.seen == Seen::default() {
             self.finish(session, &reason);
             return;
         }
@@ -240,6 +246,7 @@ impl Gateway {
 
     /// Its flows have no stream until they are resumed.
     fn rest(&mut self, session: &Session) {
+        self.join_outlets(session, None);
         for number in session.flows.values() {
             if let Some(flow) = self.flows.get_mut(number) {
                 flow.parked = true;
@@ -261,6 +268,7 @@ impl Gateway {
 
     fn finish(&mut self, session: Session, reason: &str) {
         info!(client = %session.name, flows = session.flows.len(), reason, "Client gone");
+        self.close_outlets(&session);
         for number in session.flows.into_values() {
             if let Some(flow) = self.flows.remove(&number) {
                 self.usage.lock().close(&session.key);

@@ -51,6 +51,7 @@ impl Gateway {
                     }
                 }
             }
+            FlowHeader::Parcels => self.begin_parcels(connection, stream, rest, now),
             FlowHeader::Resume { flow, epoch, taken, fin_taken, offset, limit } => {
                 let resume = Resume { flow, epoch, taken, fin_taken, offset, limit };
                 self.resume(connection, stream, &resume, rest);

@@ -92,6 +92,8 @@ impl Impostor {
                     | Event::Stopped(..)
                     | Event::PathOpened(_)
                     | Event::PathClosed(_)
+                    | Event::Datagrams
+                    | Event::DatagramsUnblocked
                     | Event::PathStatus { .. } => {}
                 }
             }
@@ -142,7 +144,7 @@ impl Impostor {
                 Ok(Some(FlowHeader::Open { flow, destination, .. })) => {
                     self.answer(connection, stream, flow, destination.port());
                 }
-                Ok(Some(FlowHeader::Resume { .. })) | Err(_) => {}
+                Ok(Some(FlowHeader::Resume { .. } | FlowHeader::Parcels)) | Err(_) => {}
             }
         }
     }

@@ -71,9 +71,18 @@ impl Stage {
 
     /// The same with a changed configuration of the gateway.
     pub(crate) fn raise_kept_with(gateway: impl FnOnce(&mut toml::Table)) -> Result<Self> {
+        Self::raise_kept_for(gateway, |_| {})
+    }
+
+    /// The same with a changed configuration of both.
+    pub(crate) fn raise_kept_for(
+        gateway: impl FnOnce(&mut toml::Table),
+        client: impl FnOnce(&mut toml::Table),
+    ) -> Result<Self> {
         let (world, origin) = prepare(Layout::standard(), gateway)?;
         let gateway = world.start_kept_gateway()?;
         world.join_client("laptop")?;
+        edit(&world.client_config("laptop"), client)?;
         let client = world.start_client("laptop")?;
         Ok(Self { client, gateway, origin, world })
     }

@@ -1,5 +1,9 @@
 use super::*;
-use crate::packet::datagram;
+
+fn datagram(packet: &[u8]) -> Option<(SocketAddr, SocketAddr, &[u8])> {
+    let datagram = Datagram::parse(packet).ok()?;
+    Some((datagram.source(), datagram.destination(), datagram.payload()))
+}
 
 const NAME: &[u8] = b"\x07example\x04test\x00";
 

@@ -21,8 +21,11 @@ fn plan(include: &[&str], exclude: &[&str], own: &[&str], paused: bool) -> Plan 
         mark: MARK,
         table: TABLE,
         paused,
+        datagrams: None,
     })
 }
+
+const EPHEMERAL: PortRange = PortRange { first: 32_768, last: 60_999 };
 
 fn lines(plan: &Plan) -> Vec<String> {
     let rules = plan.rules().iter().map(ToString::to_string);
@@ -69,7 +72,7 @@ fn pausing_keeps_captured_flows_and_captures_nothing_new() {
     let running = plan(&["0.0.0.0/0", "::/0"], &[], &["2001:db8::5"], false);
     let paused = plan(&["0.0.0.0/0", "::/0"], &[], &["2001:db8::5"], true);
     assert_eq!(paused.routes(), running.routes());
-    assert!(paused.rules().iter().all(|rule| !rule.tcp));
+    assert!(paused.rules().iter().all(|rule| rule.of.is_none()));
     assert_eq!(
         steps(&running, &paused),
         [
@@ -98,9 +101,44 @@ fn a_family_without_tun_address_or_inclusion_is_left_alone() {
         mark: MARK,
         table: TABLE,
         paused: false,
+        datagrams: None,
     });
     assert_eq!(no_v6.routes().len(), 1);
     assert!(no_v6.rules().iter().all(|rule| rule.family == Family::V4));
+}
+
+#[test]
+fn udp_is_captured_beside_tcp_from_ports_the_kernel_chose() {
+    let plan = Plan::new(&CaptureInputs {
+        tun_index: TUN,
+        tun_v4: Some(Ipv4Addr::new(10, 213, 57, 1)),
+        tun_v6: Some("fd57::1".parse().unwrap()),
+        include: &ranges(&["0.0.0.0/0", "::/0"]),
+        exclude: &ranges(&["10.0.0.0/8"]),
+        own_v6_addresses: &["2001:db8::5".parse().unwrap()],
+        mark: MARK,
+        table: TABLE,
+        paused: false,
+        datagrams: Some(EPHEMERAL),
+    });
+    let lines = lines(&plan);
+    let udp: Vec<&String> = lines.iter().filter(|line| line.contains("udp")).collect();
+    assert_eq!(
+        udp,
+        [
+            "rule 5412 from 0.0.0.0/32 ipproto udp sport 32768-60999 lookup 254 \
+             suppress_prefixlength 0",
+            "rule 5414 from 0.0.0.0/32 ipproto udp sport 32768-60999 lookup 5211",
+            "IPv6 rule 5410 from 2001:db8::5/128 ipproto udp sport 32768-60999 goto 5420",
+            "IPv6 rule 5412 ipproto udp sport 32768-60999 lookup 254 suppress_prefixlength 0",
+            "IPv6 rule 5414 ipproto udp sport 32768-60999 lookup 5211",
+        ]
+    );
+    assert_eq!(lines.iter().filter(|line| line.contains("tcp")).count(), 5);
+    for range in ["224.0.0.0/4", "255.255.255.255/32", "ff00::/8"] {
+        let thrown = format!("route throw {range} table 5211");
+        assert!(lines.contains(&thrown), "multicast stays on the local network: {lines:?}");
+    }
 }
 
 #[test]
@@ -170,18 +208,20 @@ fn any_plan() -> impl Strategy<Value = Plan> {
         .prop_map(|(bits, prefix)| Cidr::new(Ipv4Addr::from_bits(bits).into(), prefix).unwrap());
     let ranges = proptest::collection::vec(range, 0..6);
     let own = proptest::collection::vec(any::<u128>().prop_map(Ipv6Addr::from_bits), 0..4);
-    (ranges.clone(), ranges, own, any::<bool>()).prop_map(|(mut include, exclude, own, paused)| {
-        include.push("::/0".parse().unwrap());
+    (ranges.clone(), ranges, own, any::<[bool; 2]>()).prop_map(|(include, exclude, own, flags)| {
+        let [paused, all] = flags;
+        let anything = "::/0".parse().unwrap();
         Plan::new(&CaptureInputs {
             tun_index: TUN,
             tun_v4: Some(Ipv4Addr::new(10, 213, 57, 1)),
             tun_v6: Some("fd57::1".parse().unwrap()),
-            include: &include,
+            include: &[include, vec![anything]].concat(),
             exclude: &exclude,
             own_v6_addresses: &own,
             mark: MARK,
             table: TABLE,
             paused,
+            datagrams: all.then_some(EPHEMERAL),
         })
     })
 }

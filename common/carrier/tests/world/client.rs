@@ -186,6 +186,8 @@ impl Client {
             | Event::StreamsAvailable
             | Event::PathOpened(_)
             | Event::PathClosed(_)
+            | Event::Datagrams
+            | Event::DatagramsUnblocked
             | Event::PathStatus { .. } => {}
         }
     }
@@ -213,6 +215,8 @@ impl Client {
             | Event::Stopped(..)
             | Event::PathOpened(_)
             | Event::PathClosed(_)
+            | Event::Datagrams
+            | Event::DatagramsUnblocked
             | Event::PathStatus { .. } => {}
         }
     }

@@ -74,7 +74,7 @@ impl Ferry {
         let destination = SocketAddr::from(([198, 51, 100, 7], 443));
         let limit = INITIAL_WINDOW;
         let header = FlowHeader::Open { flow: self.flow, destination, limit };
-        self.pipe = Some(Pipe::dial(stream, &header));
+        self.pipe = Some(Pipe::dial(self.flow, stream, &header));
         self.phase = Phase::Dialling;
         true
     }

@@ -158,6 +158,8 @@ impl Gateway {
             Event::Stopped(stream, code) => self.stopped(connection, stream, code, stories, now),
             Event::PathOpened(_)
             | Event::PathClosed(_)
+            | Event::Datagrams
+            | Event::DatagramsUnblocked
             | Event::PathStatus { .. }
             | Event::StreamsAvailable => {}
         }

@@ -27,6 +27,7 @@ impl Gateway {
                 self.dial(connection, flow, pipe, stories, now);
             }
             FlowHeader::Resume { .. } => self.resume(connection, stream, header, rest),
+            FlowHeader::Parcels => {}
         }
     }
 

@@ -71,7 +71,7 @@ impl Thief {
                 let (taken, epoch, limit) = (0, u64::from(u32::MAX), MAX_WINDOW);
                 let header =
                     FlowHeader::Resume { flow, epoch, taken, fin_taken: false, offset: 0, limit };
-                self.asked.insert(flow, Pipe::dial(stream, &header));
+                self.asked.insert(flow, Pipe::dial(flow, stream, &header));
                 let report = Taken { flow, offset: 1 << 40, limit: 1 << 50, fin: true };
                 control.send(&Control::Taken(vec![report]));
             }

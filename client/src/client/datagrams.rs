@@ -1,0 +1,356 @@
+//! UDP of the programs, when it is carried: each datagram is a parcel for the gateway, each parcel
+//! of the gateway a packet for the host.
+//!
+//! Nothing is repeated and little waits: what cannot go now is lost, as on any network.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tracing::{debug, warn};
+use whimbrel_carrier::{Connection, Parcels, Stream};
+use whimbrel_client_core::engine::{DeviceId, PacketSink};
+use whimbrel_client_core::packet::{self, Datagram, Fragments, Unreachable};
+use whimbrel_client_core::udp::Associations;
+use whimbrel_common::config::{CaptureMode, Offline};
+use whimbrel_common::wire::{self, Parcel, Undelivered, capability};
+
+use super::Client;
+use crate::report::{DatagramReport, DatagramState, EventKind, FlowReport, Transport};
+
+/// Every network carries IPv6 packets of this size (RFC 8200 §5), and programs rely on it: up to
+/// there nothing is ever too big.
+const CARRIED_ANYWHERE: usize = 1280;
+
+/// A gateway that has lost a port opens it again for those who have sent within this time, which is
+/// as long as it keeps one.
+const RENEWED: Duration = Duration::from_secs(300);
+
+/// Ports renewed at once at most: as many as a gateway gives to a session.
+const MOST_RENEWED: usize = 1024;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Datagrams {
+    wanted: bool,
+    /// Some gateway was attached since the start; whether it could carry them.
+    supported: Option<bool>,
+    associations: Associations,
+    fragments: Fragments,
+    parcels: Parcels,
+    /// There may be parcels to read.
+    arrived: bool,
+    /// Packets for the host.
+    replies: VecDeque<Reply>,
+    counts: Counts,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Counts {
+    sent: u64,
+    received: u64,
+    dropped: u64,
+    malformed: u64,
+}
+
+#[derive(Debug)]
+enum Reply {
+    Datagram { device: DeviceId, from: SocketAddr, to: SocketAddr, payload: Bytes },
+    Error { device: DeviceId, packet: Vec<u8> },
+}
+
+impl Datagrams {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            wanted: false,
+            supported: None,
+            associations: Associations::new(seed),
+            fragments: Fragments::default(),
+            parcels: Parcels::default(),
+            arrived: false,
+            replies: VecDeque::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// The connection is gone. What waited on it would come too late on another.
+    pub(super) fn detach(&mut self) {
+        self.counts.dropped += self.parcels.counts().dropped;
+        self.parcels = Parcels::default();
+    }
+
+    /// When something is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        [self.parcels.deadline(), self.associations.deadline()].into_iter().flatten().min()
+    }
+
+    /// Every endpoint, as a row of the flows.
+    pub(super) fn describe(&self, parked: bool, now: Instant) -> impl Iterator<Item = FlowReport> {
+        let state = if parked { "held" } else { "open" };
+        self.associations.iter().map(move |(association, entry)| FlowReport {
+            id: association.0,
+            protocol: Transport::Udp,
+            source: entry.source,
+            destination: entry.destination,
+            state: state.to_owned(),
+            tx_bytes: entry.sent_bytes,
+            rx_bytes: entry.received_bytes,
+            age_s: now.saturating_duration_since(entry.since).as_secs(),
+            stalled_ms_longest: 0,
+            moves_survived: 0,
+            reconnects_survived: 0,
+            replayed_bytes: 0,
+            held_bytes: 0,
+        })
+    }
+
+    fn refuse(&mut self, device: DeviceId, datagram: &Datagram<'_>, reason: Unreachable) {
+        self.counts.dropped += 1;
+        self.replies.push_back(Reply::Error { device, packet: datagram.unreachable(reason) });
+    }
+}
+
+impl Client {
+    /// Which protocols are carried from now on.
+    pub fn carry(&mut self, mode: CaptureMode) {
+        self.datagrams.wanted = match mode {
+            CaptureMode::Tcp => false,
+            CaptureMode::All => true,
+        };
+    }
+
+    /// Whether UDP of the host should come here.
+    #[must_use]
+    pub fn captures_datagrams(&self) -> bool {
+        let blocks = match self.offline {
+            Offline::Direct => false,
+            Offline::Block => true,
+        };
+        self.datagrams.wanted && (blocks || self.datagrams.supported == Some(true))
+    }
+
+    /// What becomes of UDP.
+    #[must_use]
+    pub fn datagram_report(&self) -> DatagramReport {
+        let state = match (self.datagrams.wanted, self.datagrams.supported) {
+            (false, _) => DatagramState::Off,
+            (true, None) => DatagramState::Waiting,
+            (true, Some(true)) => DatagramState::Carried,
+            (true, Some(false)) => DatagramState::Unsupported,
+        };
+        let (counts, parcels) = (self.datagrams.counts, self.datagrams.parcels.counts());
+        DatagramReport {
+            state,
+            open: self.datagrams.associations.len() as u64,
+            sent: counts.sent,
+            received: counts.received,
+            dropped: counts.dropped + counts.malformed + parcels.dropped + parcels.malformed,
+        }
+    }
+
+    /// A program sent a datagram.
+    pub(super) fn take_datagram(&mut self, device: DeviceId, packet: &[u8], now: Instant) {
+        let whole;
+        let parsed = if Fragments::is_fragment(packet) {
+            let Some(complete) = self.datagrams.fragments.take(device, packet, now) else { return };
+            whole = complete;
+            Datagram::parse(&whole).map(Datagram::from_fragments)
+        } else {
+            Datagram::parse(packet)
+        };
+        let datagram = match parsed {
+            Ok(datagram) => datagram,
+            Err(reason) => {
+                debug!(%reason, "A datagram that cannot be read");
+                self.datagrams.counts.malformed += 1;
+                return;
+            }
+        };
+        let Some(connection) = self.tunnel.connection() else {
+            if self.given_up {
+                self.datagrams.refuse(device, &datagram, Unreachable::Host);
+            } else {
+                self.datagrams.counts.dropped += 1;
+            }
+            return;
+        };
+        if !self.datagrams.wanted || !self.tunnel.can(capability::PARCELS) {
+            self.datagrams.refuse(device, &datagram, Unreachable::Prohibited);
+            return;
+        }
+        self.send_datagram(device, &datagram, connection, now);
+    }
+
+    fn send_datagram(
+        &mut self,
+        device: DeviceId,
+        datagram: &Datagram<'_>,
+        connection: Connection,
+        now: Instant,
+    ) {
+        let (source, destination) = (datagram.source(), datagram.destination());
+        let payload = datagram.payload();
+        let Datagrams { associations, parcels, counts, replies, .. } = &mut self.datagrams;
+        let association = associations.send(device, source, destination, payload.len(), now);
+        let parcel = wire::encode_datagram(association, destination, payload);
+        let endpoint = &mut self.tunnel.endpoint;
+        let room = endpoint.best_datagram_room(connection);
+        let excess = parcel.len().saturating_sub(room);
+        let packet_length = datagram.packet_length();
+        if excess > 0 && datagram.must_stay_whole() && packet_length > CARRIED_ANYWHERE {
+            let fits = packet_length.saturating_sub(excess).max(CARRIED_ANYWHERE);
+            let fits = u16::try_from(fits).unwrap_or(u16::MAX);
+            replies.push_back(Reply::Error { device, packet: datagram.too_big(fits) });
+            counts.dropped += 1;
+            return;
+        }
+        counts.sent += 1;
+        parcels.send(endpoint, connection, parcel, now);
+        self.tunnel.activity(now);
+    }
+
+    /// The session has a connection.
+    pub(super) fn attach_datagrams(&mut self, now: Instant) {
+        self.datagrams.detach();
+        let supported = self.tunnel.can(capability::PARCELS);
+        let before = self.datagrams.supported.replace(supported);
+        if self.datagrams.wanted && !supported && before != Some(false) {
+            let what = match self.offline {
+                Offline::Direct => "goes direct",
+                Offline::Block => "is refused",
+            };
+            warn!("The gateway is of an older version and carries no UDP, which {what}");
+            let text =
+                format!("the gateway carries no UDP, which {what}: it is of an older version");
+            self.journal.tell(EventKind::Refused, text);
+        }
+        self.open_parcels();
+        self.renew_ports(now);
+    }
+
+    /// Opens the stream of parcels that are too large for datagrams, as soon as that is possible.
+    pub(super) fn open_parcels(&mut self) {
+        let usable = self.datagrams.wanted && self.tunnel.can(capability::PARCELS);
+        if let Some(connection) = self.tunnel.connection().filter(|_| usable) {
+            self.datagrams.parcels.open(&mut self.tunnel.endpoint, connection);
+        }
+    }
+
+    /// The gateway may have lost the ports of those who only listen at the moment.
+    fn renew_ports(&mut self, now: Instant) {
+        let usable = self.datagrams.wanted && self.tunnel.can(capability::PARCELS);
+        let Some(connection) = self.tunnel.connection().filter(|_| usable) else { return };
+        let since = now.checked_sub(RENEWED).unwrap_or(now);
+        let Datagrams { associations, parcels, .. } = &mut self.datagrams;
+        for (association, entry) in associations.used_since(since).rev().take(MOST_RENEWED) {
+            let parcel = Parcel::Renew { association, remote: entry.destination };
+            let parcel = wire::encode_parcel(&parcel);
+            parcels.send(&mut self.tunnel.endpoint, connection, parcel, now);
+        }
+    }
+
+    /// A TUN is gone, and its programs with it.
+    pub(super) fn abandon_datagrams(&mut self, device: DeviceId) {
+        self.datagrams.associations.remove_device(device);
+    }
+
+    /// There may be parcels to read or to send, on a stream if one is named.
+    pub(super) fn note_parcels(&mut self, stream: Option<Stream>) {
+        self.datagrams.arrived |= stream.is_none() || stream == self.datagrams.parcels.stream();
+    }
+
+    /// Hands on what came, either way.
+    pub(super) fn advance_datagrams(&mut self, sink: &mut dyn PacketSink, now: Instant) {
+        let due = self.datagrams.deadline().is_some_and(|deadline| deadline <= now);
+        if due {
+            self.datagrams.associations.expire(now);
+        }
+        if let Some(connection) = self.tunnel.connection()
+            && (due || std::mem::take(&mut self.datagrams.arrived))
+        {
+            let parcels = &mut self.datagrams.parcels;
+            parcels.write(&mut self.tunnel.endpoint, connection);
+            parcels.flush(&mut self.tunnel.endpoint, connection, now);
+            self.receive_parcels(connection, now);
+        }
+        while let Some(reply) = self.datagrams.replies.pop_front() {
+            reply.send(sink);
+        }
+    }
+
+    fn receive_parcels(&mut self, connection: Connection, now: Instant) {
+        let mut any = false;
+        loop {
+            let received = self.datagrams.parcels.receive(&mut self.tunnel.endpoint, connection);
+            match received {
+                Ok(Some(parcel)) => any |= self.datagrams.deliver(parcel),
+                Ok(None) => break,
+                Err(error) => {
+                    warn!(%error, "What came on the stream of parcels is none");
+                    self.datagrams.detach();
+                    break;
+                }
+            }
+        }
+        if any {
+            self.tunnel.activity(now);
+        }
+    }
+}
+
+impl Datagrams {
+    /// Whether it was for somebody here.
+    fn deliver(&mut self, parcel: Parcel) -> bool {
+        match parcel {
+            Parcel::Datagram { association, remote, payload } => {
+                let Some(entry) = self.associations.receive(association, payload.len()) else {
+                    self.counts.dropped += 1;
+                    return false;
+                };
+                if entry.source.is_ipv4() != remote.is_ipv4() {
+                    self.counts.malformed += 1;
+                    return false;
+                }
+                self.counts.received += 1;
+                let (device, to) = (entry.device, entry.source);
+                self.replies.push_back(Reply::Datagram { device, from: remote, to, payload });
+                true
+            }
+            Parcel::Unreachable { association, remote, reason } => {
+                let entry = self.associations.find(association);
+                let Some(entry) = entry.filter(|entry| entry.source.is_ipv4() == remote.is_ipv4())
+                else {
+                    return false;
+                };
+                let reason = match reason {
+                    Undelivered::Network => Unreachable::NetworkUnknown,
+                    Undelivered::Host => Unreachable::Host,
+                    Undelivered::Port => Unreachable::Port,
+                    Undelivered::Denied => Unreachable::Prohibited,
+                };
+                let packet = packet::compose_undelivered(entry.source, remote, reason);
+                self.replies.push_back(Reply::Error { device: entry.device, packet });
+                true
+            }
+            // Only a client says it.
+            Parcel::Renew { .. } => false,
+        }
+    }
+}
+
+impl Reply {
+    fn send(self, sink: &mut dyn PacketSink) {
+        match self {
+            Self::Datagram { device, from, to, payload } => {
+                let Some(length) = packet::datagram_length(to, payload.len()) else { return };
+                sink.send(device, length, None, &mut |packet| {
+                    packet::write_datagram(from, to, &payload, packet);
+                });
+            }
+            Self::Error { device, packet } => {
+                sink.send(device, packet.len(), None, &mut |space| space.copy_from_slice(&packet));
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! What need not arrive: parcels of clients go out through ports of this machine, and what comes
+//! in there goes back to them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use tracing::{debug, warn};
+use whimbrel_carrier::{Connection, Stream};
+use whimbrel_common::path::Input;
+use whimbrel_common::wire::{
+    self, Association, Denial, Parcel, StreamCode, Undelivered, capability,
+};
+use whimbrel_gateway_core::associations::{OutletNumber, Way};
+
+use crate::outlet::{self, Bounce, Outlet};
+use crate::sessions::Session;
+
+use super::Gateway;
+
+/// Numbers of outlets among those that the kernel tells news of begin here, those of flows below.
+pub(super) const OUTLETS: u64 = 1 << 63;
+
+/// Datagrams read from one port before others get their turn.
+const TURN: usize = 32;
+
+impl Gateway {
+    /// A client opened the stream of parcels that are too large for datagrams.
+    pub(super) fn begin_parcels(
+        &mut self,
+        connection: Connection,
+        stream: Stream,
+        rest: BytesMut,
+        now: Instant,
+    ) {
+        let Some(peer) = self.peers.get_mut(&connection) else { return };
+        peer.streams.remove(&stream);
+        if let Some(old) = peer.parcels.adopt(stream, rest) {
+            self.endpoint.abort(connection, old, StreamCode::Superseded.code());
+        }
+        self.receive_parcels(connection, now);
+    }
+
+    /// Parcels came from a client.
+    pub(super) fn receive_parcels(&mut self, connection: Connection, now: Instant) {
+        loop {
+            let Some(peer) = self.peers.get_mut(&connection) else { return };
+            match peer.parcels.receive(&mut self.endpoint, connection) {
+                Ok(Some(parcel)) => self.deliver(connection, parcel, now),
+                Ok(None) => return,
+                Err(error) => {
+                    debug!(%error, "What came on the stream of parcels is none");
+                    self.deny(connection, Denial::Protocol, now);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, connection: Connection, parcel: Parcel, now: Instant) {
+        let (association, remote, payload) = match parcel {
+            Parcel::Datagram { association, remote, payload } => {
+                (association, remote, Some(payload))
+            }
+            Parcel::Renew { association, remote } => (association, remote, None),
+            // Only a gateway says it.
+            Parcel::Unreachable { .. } => return,
+        };
+        // A stranger's are not even counted.
+        let Some(peer) = self.peers.get_mut(&connection) else { return };
+        if peer.session.is_none() {
+            return;
+        }
+        let activity = payload.is_some();
+        if activity {
+            peer.paths.handle(Input::Activity, now);
+        }
+        if let Err(reason) = self.send_out(connection, association, remote, payload, now) {
+            let parcel = Parcel::Unreachable { association, remote, reason };
+            self.send_back(connection, wire::encode_parcel(&parcel), now);
+        }
+    }
+
+    /// Sends a datagram out through the port of its association; without one only makes sure of
+    /// the port.
+    fn send_out(
+        &mut self,
+        connection: Connection,
+        association: Association,
+        remote: SocketAddr,
+        payload: Option<Bytes>,
+        now: Instant,
+    ) -> Result<(), Undelivered> {
+        if let Err(denied) = self.policy.check(remote) {
+            debug!(%denied, "Denied");
+            self.datagrams.denied += 1;
+            return Err(Undelivered::Denied);
+        }
+        let peer = self.peers.get_mut(&connection);
+        let Some(session) = peer.and_then(|peer| peer.session.as_mut()) else { return Ok(()) };
+        let outlet = match session.associations.send(association, remote, now) {
+            Way::Open(outlet) => Some(outlet),
+            Way::New => self.open_outlet(connection, association, remote, now),
+            Way::Impossible => None,
+        };
+        let outlet = outlet.and_then(|outlet| self.outlets.get(&outlet));
+        let (Some(outlet), Some(payload)) = (outlet, payload) else {
+            self.datagrams.dropped += 1;
+            return Ok(());
+        };
+        match outlet.send(&payload, remote) {
+            Ok(()) => {
+                self.datagrams.up += 1;
+                self.stats.up_bytes += payload.len() as u64;
+                if let Some(session) = self.session_of(connection) {
+                    session.up_bytes += payload.len() as u64;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.datagrams.dropped += 1;
+                debug!(%remote, %error, "A datagram cannot be sent");
+                outlet::undelivered(&error).map_or(Ok(()), Err)
+            }
+        }
+    }
+
+    fn session_of(&mut self, connection: Connection) -> Option<&mut Session> {
+        self.peers.get_mut(&connection)?.session.as_mut()
+    }
+
+    fn open_outlet(
+        &mut self,
+        connection: Connection,
+        association: Association,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Option<OutletNumber> {
+        let session = self.peers.get_mut(&connection)?.session.as_mut()?;
+        let wanted = self.port_choice.port(&session.key, association);
+        let v4 = remote.is_ipv4();
+        let number = OutletNumber(OUTLETS | self.next_flow);
+        let opened = Outlet::open(v4, wanted, association, connection)
+            .and_then(|outlet| self.dialler.watch(number.0, outlet.as_fd()).map(|()| outlet));
+        let outlet = match opened {
+            Ok(outlet) => outlet,
+            Err(error) => {
+                warn!(%error, "No port for a client's datagrams");
+                return None;
+            }
+        };
+        self.next_flow += 1;
+        let evicted = session.associations.open(association, number, remote, now);
+        let ends = [self.outlets_end, session.associations.deadline()];
+        self.outlets_end = ends.into_iter().flatten().min();
+        self.outlets.insert(number, outlet);
+        if let Some(evicted) = evicted {
+            self.outlets.remove(&evicted);
+        }
+        Some(number)
+    }
+
+    /// The kernel has something for a port.
+    pub(super) fn note_outlet(&mut self, number: OutletNumber) {
+        if let Some(outlet) = self.outlets.get_mut(&number)
+            && !std::mem::replace(&mut outlet.queued, true)
+        {
+            self.outlet_work.push_back(number);
+        }
+    }
+
+    /// Reads what came for clients.
+    pub(super) fn turn_outlets(&mut self, now: Instant) {
+        for _ in 0..self.outlet_work.len() {
+            let Some(number) = self.outlet_work.pop_front() else { break };
+            let Some(outlet) = self.outlets.get_mut(&number) else { continue };
+            outlet.queued = false;
+            if self.read_outlet(number, now) {
+                self.note_outlet(number);
+            }
+        }
+        self.expire_outlets(now);
+    }
+
+    /// Whether there may be more.
+    fn read_outlet(&mut self, number: OutletNumber, now: Instant) -> bool {
+        self.read_bounces(number, now);
+        for _ in 0..TURN {
+            let Some(outlet) = self.outlets.get(&number) else { return false };
+            match outlet.receive(&mut self.scratch) {
+                Ok((length, remote)) => {
+                    let (association, client) = (outlet.association, outlet.client);
+                    self.take_in(association, client, remote, length, now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if outlet::is_late(&error) => {}
+                Err(error) => {
+                    debug!(%error, "A port cannot be read");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Tells clients which of their datagrams did not arrive.
+    fn read_bounces(&mut self, number: OutletNumber, now: Instant) {
+        for _ in 0..TURN {
+            let Some(outlet) = self.outlets.get(&number) else { return };
+            let Ok(Bounce { remote, reason }) = outlet.bounced() else { return };
+            let (association, client) = (outlet.association, outlet.client);
+            let session = client.and_then(|client| self.session_of(client));
+            let asked = session
+                .is_some_and(|session| session.associations.admits(association, remote.ip()));
+            if let (Some(client), Some(reason), true) = (client, reason, asked) {
+                let parcel = Parcel::Unreachable { association, remote, reason };
+                self.send_back(client, wire::encode_parcel(&parcel), now);
+            }
+        }
+    }
+
+    fn take_in(
+        &mut self,
+        association: Association,
+        client: Option<Connection>,
+        remote: SocketAddr,
+        length: usize,
+        now: Instant,
+    ) {
+        let peer = client.and_then(|client| self.peers.get_mut(&client));
+        let Some(peer) = peer else {
+            // Its client is away. Later it would be too late.
+            self.datagrams.dropped += 1;
+            return;
+        };
+        let Some(session) = peer.session.as_mut() else { return };
+        if !session.associations.admits(association, remote.ip()) {
+            self.datagrams.unasked += 1;
+            return;
+        }
+        peer.paths.handle(Input::Activity, now);
+        session.down_bytes += length as u64;
+        self.stats.down_bytes += length as u64;
+        self.datagrams.down += 1;
+        let parcel = wire::encode_datagram(association, remote, &self.scratch[..length]);
+        peer.parcels.send(&mut self.endpoint, peer.connection, parcel, now);
+    }
+
+    fn send_back(&mut self, connection: Connection, parcel: Bytes, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&connection)
+            && peer.capabilities & capability::PARCELS != 0
+        {
+            peer.parcels.send(&mut self.endpoint, connection, parcel, now);
+        }
+    }
+
+    /// There may be room for parcels that wait.
+    pub(super) fn flush_parcels(&mut self, connection: Connection, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&connection) {
+            peer.parcels.flush(&mut self.endpoint, connection, now);
+            peer.parcels.write(&mut self.endpoint, connection);
+        }
+    }
+
+    fn expire_outlets(&mut self, now: Instant) {
+        if self.outlets_end.is_none_or(|end| now < end) {
+            return;
+        }
+        let attached = self.peers.values_mut().filter_map(|peer| peer.session.as_mut());
+        for session in attached.chain(self.parked.iter_mut()) {
+            for outlet in session.associations.expire(now) {
+                self.outlets.remove(&outlet);
+            }
+        }
+        let attached = self.peers.values().filter_map(|peer| peer.session.as_ref());
+        let sessions = attached.chain(self.parked.iter().map(|(_, session)| session));
+        self.outlets_end = sessions.filter_map(|session| session.associations.deadline()).min();
+    }
+
+    /// The ports of a session wait with it, or are carried by a connection.
+    pub(super) fn join_outlets(&mut self, session: &Session, client: Option<Connection>) {
+        for number in session.associations.outlets() {
+            if let Some(outlet) = self.outlets.get_mut(&number) {
+                outlet.client = client;
+            }
+        }
+    }
+
+    /// Gives up the ports of a session.
+    pub(super) fn close_outlets(&mut self, session: &Session) {
+        for number in session.associations.outlets() {
+            self.outlets.remove(&number);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! A port of the gateway for one association of one client: a kernel UDP socket that talks to
+//! whomever its client talks to.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use ring::hmac;
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+use whimbrel_carrier::Connection;
+use whimbrel_common::identity::{PublicKey, SecretKey};
+use whimbrel_common::wire::{Association, Undelivered};
+
+mod bounce;
+
+pub(crate) use bounce::Bounce;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    socket: UdpSocket,
+    pub(crate) association: Association,
+    /// The connection that carries its session; `None` while the session is parked.
+    pub(crate) client: Option<Connection>,
+    /// It waits for its turn to be read.
+    pub(crate) queued: bool,
+}
+
+impl Outlet {
+    /// Opens the port `wanted`, or any if that is taken.
+    pub(crate) fn open(
+        v4: bool,
+        wanted: u16,
+        association: Association,
+        client: Connection,
+    ) -> io::Result<Self> {
+        let socket = bind(v4, wanted).or_else(|_| bind(v4, 0))?;
+        Ok(Self { socket, association, client: Some(client), queued: false })
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// The kernel's; `WouldBlock` when it has no room.
+    pub(crate) fn send(&self, payload: &[u8], remote: SocketAddr) -> io::Result<()> {
+        match self.socket.send_to(payload, remote) {
+            // The error of an earlier datagram, to whomever that went.
+            Err(error) if is_late(&error) => self.socket.send_to(payload, remote).map(drop),
+            sent => sent.map(drop),
+        }
+    }
+
+    /// What is known of a datagram that did not arrive.
+    ///
+    /// # Errors
+    /// `WouldBlock` when every one is told.
+    pub(crate) fn bounced(&self) -> io::Result<Bounce> {
+        bounce::next_error(self.socket.as_fd())
+    }
+
+    /// Receives one datagram.
+    ///
+    /// # Errors
+    /// The kernel's; `WouldBlock` when there is none.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.socket.recv_from(buffer)
+    }
+}
+
+impl AsFd for Outlet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn bind(v4: bool, port: u16) -> io::Result<UdpSocket> {
+    let (domain, any): (_, SocketAddr) = if v4 {
+        (Domain::IPV4, (Ipv4Addr::UNSPECIFIED, port).into())
+    } else {
+        (Domain::IPV6, (Ipv6Addr::UNSPECIFIED, port).into())
+    };
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    if !v4 {
+        socket.set_only_v6(true)?;
+    }
+    bounce::keep_errors(socket.as_fd(), v4)?;
+    socket.bind(&any.into())?;
+    Ok(socket.into())
+}
+
+/// Whether a socket reports what an ICMP message said about an earlier datagram.
+pub(crate) fn is_late(error: &io::Error) -> bool {
+    let late = [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::MSGSIZE];
+    late.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// What a failed send means for the program; `None` if the datagram was only lost.
+pub(crate) fn undelivered(error: &io::Error) -> Option<Undelivered> {
+    match Errno::from_io_error(error)? {
+        // EINVAL: an address the kernel does not send to.
+        Errno::NETUNREACH | Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT => Some(Undelivered::Network),
+        Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(Undelivered::Host),
+        Errno::ACCESS | Errno::PERM | Errno::INVAL => Some(Undelivered::Denied),
+        _ => None,
+    }
+}
+
+/// Which port an association should have: the same one whenever it is opened, by this process or
+/// the next, and one that nobody can guess. Drawn from the ports the kernel gives to programs.
+#[derive(Debug)]
+pub(crate) struct PortChoice {
+    key: hmac::Key,
+    first: u16,
+    count: u16,
+}
+
+/// What the kernel chooses from unless it is told otherwise (`ip-sysctl`, ip_local_port_range).
+const PORTS: (u16, u16) = (32_768, 60_999);
+
+impl PortChoice {
+    /// The choice of the gateway with this key.
+    pub(crate) fn new(key: &SecretKey) -> Self {
+        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+        let (first, last) = text.ok().as_deref().and_then(read_range).unwrap_or(PORTS);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key.seed());
+        Self { key, first, count: (last - first).saturating_add(1) }
+    }
+
+    /// The port of an association.
+    pub(crate) fn port(&self, client: &PublicKey, association: Association) -> u16 {
+        let what = [b"port".as_slice(), client.as_bytes(), &association.0.to_be_bytes()].concat();
+        let tag = hmac::sign(&self.key, &what);
+        let number =
+            tag.as_ref().iter().take(4).fold(0_u32, |all, byte| all << 8 | u32::from(*byte));
+        let offset = number % u32::from(self.count);
+        self.first.saturating_add(u16::try_from(offset).unwrap_or_default())
+    }
+}
+
+fn read_range(text: &str) -> Option<(u16, u16)> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    (first <= last).then_some((first, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_association_has_the_same_port_again_and_others_have_others() {
+        let ports = |gateway, client| -> Vec<u16> {
+            let choice = PortChoice::new(&SecretKey::from_seed([gateway; 32]));
+            let client = PublicKey::from_bytes([client; 32]);
+            let port = |number| choice.port(&client, Association(number));
+            let ports: Vec<u16> = (0..50).map(port).collect();
+            let last = choice.first + (choice.count - 1);
+            assert!(ports.iter().all(|port| (choice.first..=last).contains(port)));
+            ports
+        };
+        assert_eq!(ports(1, 1), ports(1, 1));
+        assert_ne!(ports(1, 1), ports(1, 2), "another client");
+        assert_ne!(ports(1, 1), ports(2, 1), "another gateway: nobody can guess it");
+    }
+
+    #[test]
+    fn a_range_of_ports_is_read_as_the_kernel_writes_it() {
+        assert_eq!(read_range("32768\t60999\n"), Some((32_768, 60_999)));
+        assert_eq!(read_range("60999 32768"), None);
+        assert_eq!(read_range("many"), None);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_replaced_by_any() {
+        for v4 in [true, false] {
+            let first = bind(v4, 0).unwrap();
+            let taken = first.local_addr().unwrap().port();
+            let outlet = Outlet::open(v4, taken, Association(1), Connection::NONE).unwrap();
+            assert_ne!(outlet.socket.local_addr().unwrap().port(), taken);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! UDP is carried like TCP where it is asked for (`capture.mode = "all"`), and left alone where it
+//! must be: through real kernels and both daemons.
+
+use whimbrel_tests::suite;
+
+#[path = "datagrams/carried.rs"]
+mod carried;
+#[path = "datagrams/errors.rs"]
+mod errors;
+#[path = "datagrams/moved.rs"]
+mod moved;
+#[path = "datagrams/pair.rs"]
+mod pair;
+#[path = "meaning/stage.rs"]
+mod stage;
+
+use carried::*;
+use errors::*;
+use moved::*;
+
+suite! {
+    a_socket_has_one_port_at_the_gateway_whomever_it_talks_to,
+    datagrams_of_every_size_arrive_as_they_were,
+    servers_and_the_local_network_are_left_alone,
+    without_being_asked_udp_is_left_alone,
+    a_stranger_does_not_reach_a_port_of_a_client,
+    what_nobody_listens_to_is_refused,
+    what_the_policy_denies_is_told_about_udp_too,
+    a_gateway_without_ipv6_says_so_at_once,
+    datagrams_go_on_across_a_move,
+    datagrams_go_on_across_a_restart_from_the_same_port,
+}
