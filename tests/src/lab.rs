@@ -27,7 +27,7 @@ mod process;
 mod wiring;
 
 pub use ground::{Denied, enter, entered};
-pub use host::Host;
+pub use host::{Host, unprivileged};
 pub use layout::{
     GATEWAY_V4, GATEWAY_V6, HostLayout, Layout, Lease, LinkLayout, ORIGIN_V4, ORIGIN_V6,
     REFERENCE_V4, REFERENCE_V6, SILENT_V4, UNREACHABLE_V4, UNREACHABLE_V6,

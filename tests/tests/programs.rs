@@ -26,7 +26,7 @@ use whimbrel_tests::suite::{self, Test};
 /// Set by `tests/programs` once it has found every program.
 const CONSENT: &str = "WHIMBREL_PROGRAMS";
 
-const TESTS: [Test; 8] = [
+const TESTS: [Test; 12] = [
     ("an_ssh_session_answers_before_during_and_after_moves", ssh::converse),
     ("scp_sends_200_mb_across_moves", ssh::send),
     ("scp_fetches_200_mb_across_moves", ssh::fetch),
@@ -35,6 +35,10 @@ const TESTS: [Test; 8] = [
     ("curl_downloads_across_moves", curl::download),
     ("curl_uploads_across_moves", curl::upload),
     ("iperf3_runs_both_ways_across_moves", iperf::measure),
+    ("a_wrapped_ssh_session_answers_across_moves", ssh::converse_wrapped),
+    ("a_wrapped_psql_copies_millions_of_rows_across_moves", psql::copy_wrapped),
+    ("a_wrapped_git_clones_100_mb_across_moves", git::clone_wrapped),
+    ("a_wrapped_curl_downloads_across_moves", curl::download_wrapped),
 ];
 
 fn main() -> ExitCode {

@@ -1,12 +1,13 @@
 //! One host of a lab: a network and a mount namespace, held open by a thread that lives in them.
 
-#![expect(unsafe_code, reason = "a child must ask for its death signal between fork and exec")]
+#![expect(unsafe_code, reason = "what a child does between fork and exec")]
 
 use super::ground;
 use super::process::Process;
 use super::wiring::Wiring;
 use crate::login;
 use anyhow::{Context, Result, anyhow};
+use rustix::thread::CapabilitySet;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -142,6 +143,21 @@ pub(super) fn set_sysctl(key: &str, value: &str) {
     if let Err(error) = fs::write(Path::new("/proc/sys/net").join(key), value) {
         tracing::debug!(key, value, %error, "A sysctl could not be set");
     }
+}
+
+/// Lets a command start as a user without privilege, although the lab's only user is root.
+pub fn unprivileged(command: &mut Command) {
+    // SAFETY: prctl(2) is async-signal-safe and allocates nothing.
+    unsafe { command.pre_exec(give_up_privilege) };
+}
+
+/// Leaves nothing but what the kernel asks of whoever maps the user 0 (`user_namespaces(7)`).
+fn give_up_privilege() -> io::Result<()> {
+    for capability in CapabilitySet::all().difference(CapabilitySet::SETFCAP).iter() {
+        // A kernel that does not know one does not give it either.
+        let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+    }
+    Ok(())
 }
 
 fn die_with_parent() -> io::Result<()> {

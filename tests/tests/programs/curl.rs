@@ -13,11 +13,18 @@ use std::process::Command;
 const FILE: usize = 150_000_000;
 
 pub(crate) fn download() -> Result<()> {
-    let stage = Stage::raise()?;
+    download_on(&Stage::raise()?)
+}
+
+pub(crate) fn download_wrapped() -> Result<()> {
+    download_on(&Stage::raise_wrapped()?)
+}
+
+fn download_on(stage: &Stage) -> Result<()> {
     let folder = stage.folder("web")?;
     let (source, copy) = (folder.join("source"), folder.join("copy"));
     let expected = write_noise(&source, FILE)?;
-    let address = serve(&stage, source)?;
+    let address = serve(stage, source)?;
     let client = curl(address, &["-o", plain(&copy)]);
     let mut job = stage.start("laptop", "curl", client)?;
     stage.move_twice(&mut job, Loss::LinkDown)?;

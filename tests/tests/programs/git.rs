@@ -11,17 +11,24 @@ const COMMITS: u32 = 20;
 const FILE: usize = 5_000_000;
 
 pub(crate) fn clone() -> Result<()> {
-    let stage = Stage::raise()?;
+    clone_on(&Stage::raise()?)
+}
+
+pub(crate) fn clone_wrapped() -> Result<()> {
+    clone_on(&Stage::raise_wrapped()?)
+}
+
+fn clone_on(stage: &Stage) -> Result<()> {
     let folder = stage.folder("git")?;
     let (source, copy) = (folder.join("source"), folder.join("copy"));
-    write_history(&stage, &source)?;
+    write_history(stage, &source)?;
     let programs = stage.run("origin", "exec-path", git(&folder, &["--exec-path"]))?;
     let daemon = format!("{}/git-daemon", programs.trim());
     let base = format!("--base-path={}", plain(&folder));
     let listen = format!("--listen={ORIGIN}");
     let server = command(daemon, ["--reuseaddr", "--export-all", &base, &listen]);
     let mut server = stage.start("origin", "git-daemon", calm(server))?;
-    server.until("listened", || Ok(listens(&stage, 9418)))?;
+    server.until("listened", || Ok(listens(stage, 9418)))?;
 
     let place = format!("git://{ORIGIN}/source");
     let client = git(&folder, &["clone", "--progress", &place, plain(&copy)]);

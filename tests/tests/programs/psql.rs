@@ -18,15 +18,22 @@ const ROWS: u64 = 3_000_000;
 const USER: &str = "postgres";
 
 pub(crate) fn copy() -> Result<()> {
-    let stage = Stage::raise()?;
-    let server = Server::start(&stage)?;
+    copy_on(&Stage::raise()?)
+}
+
+pub(crate) fn copy_wrapped() -> Result<()> {
+    copy_on(&Stage::raise_wrapped()?)
+}
+
+fn copy_on(stage: &Stage) -> Result<()> {
+    let server = Server::start(stage)?;
     let make = format!(
         "create unlogged table here as select n as number, md5(n::text) as words \
          from generate_series(1, {ROWS}) n; \
          create unlogged table there (number bigint, words text)"
     );
-    server.ask(&stage, "make", &make)?;
-    let expected = server.dump(&stage, "here")?;
+    server.ask(stage, "make", &make)?;
+    let expected = server.dump(stage, "here")?;
     let out = stage.folder("copy")?.join("rows");
     let fetch = format!("\\copy (select * from here order by number) to '{}'", plain(&out));
     let mut job = stage.start("laptop", "copy-out", server.client("laptop", &fetch))?;
@@ -40,9 +47,9 @@ pub(crate) fn copy() -> Result<()> {
     stage.move_twice(&mut job, Loss::LinkDown)?;
     let said = job.succeed()?;
     ensure!(said.trim() == format!("COPY {ROWS}"), "psql says {said}");
-    let count = server.ask(&stage, "count", "select count(*) from there")?;
+    let count = server.ask(stage, "count", "select count(*) from there")?;
     ensure!(count.trim() == ROWS.to_string(), "{count} rows arrived");
-    ensure!(server.dump(&stage, "there")? == expected, "what was copied in differs");
+    ensure!(server.dump(stage, "there")? == expected, "what was copied in differs");
     Ok(())
 }
 

@@ -18,8 +18,15 @@ const PROMPT: &str = "ready> ";
 const LINES: u32 = 2000;
 
 pub(crate) fn converse() -> Result<()> {
-    let stage = Stage::raise()?;
-    let server = Server::start(&stage)?;
+    converse_on(&Stage::raise()?)
+}
+
+pub(crate) fn converse_wrapped() -> Result<()> {
+    converse_on(&Stage::raise_wrapped()?)
+}
+
+fn converse_on(stage: &Stage) -> Result<()> {
+    let server = Server::start(stage)?;
     let shell = format!("exec env PS1='{PROMPT}' sh -i");
     let host = format!("root@{ORIGIN}");
     let client = server.client("ssh", &["-t", &host, &shell]);

@@ -12,7 +12,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use whimbrel_tests::daemon::Daemon;
 use whimbrel_tests::internet::Shape;
-use whimbrel_tests::lab::{BOTH, Layout, ORIGIN_V4, World};
+use whimbrel_tests::lab::{BOTH, Layout, ORIGIN_V4, World, unprivileged};
+use whimbrel_tests::role;
 
 /// Whatever takes longer than this on a busy machine with two cores does not happen any more.
 /// Less than the suite's own patience, so that the reason is told.
@@ -52,6 +53,8 @@ pub(crate) struct Stage {
     client: Daemon,
     _gateway: Daemon,
     world: World,
+    /// What runs on the laptop runs in `whimbrel run`.
+    wrapped: bool,
 }
 
 /// A foreign program on a host of the lab. Dropping it kills it.
@@ -72,9 +75,27 @@ impl Stage {
         let gateway = world.start_gateway()?;
         world.join_client("laptop")?;
         let client = world.start_client("laptop")?;
-        let stage = Self { client, _gateway: gateway, world };
+        let stage = Self { client, _gateway: gateway, world, wrapped: false };
         stage.until_active("wifi0")?;
         Ok(stage)
+    }
+
+    /// The same, where everything that is started on the laptop is wrapped, without privilege.
+    pub(crate) fn raise_wrapped() -> Result<Self> {
+        Ok(Self { wrapped: true, ..Self::raise()? })
+    }
+
+    fn wrap(&self, command: &Command) -> Command {
+        let config = self.client.config().as_os_str();
+        let run = ["run", "--config"].map(OsStr::new).into_iter().chain([config, OsStr::new("--")]);
+        let mut wrapped = self::command("/proc/self/exe", [OsStr::new(role::CLIENT)]);
+        wrapped.args(run).arg(command.get_program()).args(command.get_args());
+        wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(folder) = command.get_current_dir() {
+            wrapped.current_dir(folder);
+        }
+        unprivileged(&mut wrapped);
+        wrapped
     }
 
     /// A new folder on the machine's disk, shared by all hosts.
@@ -104,6 +125,9 @@ impl Stage {
         mut command: Command,
         [input, output, error]: [Stdio; 3],
     ) -> Result<Job> {
+        if self.wrapped && host == "laptop" {
+            command = self.wrap(&command);
+        }
         command.stdin(input).stdout(output).stderr(error);
         let child = self.world.host(host).spawn(command);
         let child = child.with_context(|| format!("starting {name} on {host}"))?;

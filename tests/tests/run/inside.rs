@@ -1,14 +1,9 @@
 //! Wrapping commands in the lab.
 
-#![expect(unsafe_code, reason = "capabilities are dropped between fork and exec")]
-
 use anyhow::{Context, Result, ensure};
-use rustix::thread::CapabilitySet;
 use std::ffi::OsStr;
-use std::io;
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
-use whimbrel_tests::lab::World;
+use whimbrel_tests::lab::{World, unprivileged};
 use whimbrel_tests::role;
 
 /// With which privilege `whimbrel run` is started.
@@ -31,8 +26,7 @@ pub(crate) fn wrapped<A: AsRef<OsStr>>(
     run.args(command).env("HOME", "/nonexistent");
     run.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if who == As::User {
-        // SAFETY: prctl(2) is async-signal-safe and allocates nothing.
-        unsafe { run.pre_exec(give_up_privilege) };
+        unprivileged(&mut run);
     }
     run
 }
@@ -58,13 +52,4 @@ pub(crate) fn succeed(output: Output) -> Result<String> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}\n{said}{complaint}", output.status);
     Ok(said)
-}
-
-/// Leaves nothing but what the kernel asks of whoever maps the user 0 (user_namespaces(7)).
-fn give_up_privilege() -> io::Result<()> {
-    for capability in CapabilitySet::all().difference(CapabilitySet::SETFCAP).iter() {
-        // A kernel that does not know one does not give it either.
-        let _ = rustix::thread::remove_capability_from_bounding_set(capability);
-    }
-    Ok(())
 }

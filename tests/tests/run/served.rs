@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use whimbrel_host::control::Line;
 use whimbrel_tests::lab::ORIGIN_V4;
 use whimbrel_tests::traffic::{port, service};
@@ -59,9 +60,13 @@ pub(crate) fn process_exit_code_and_signals_are_the_commands_own() -> Result<()>
         let file = stage.world.folder().join("mine");
         shell(&stage.world, who, &format!("touch {0} && test -O {0}", file.display()))?;
         std::fs::remove_file(&file)?;
-        // Nothing is left open but what the command was given.
-        let open = shell(&stage.world, who, "ls /proc/self/fd")?;
-        ensure!(open.split_whitespace().count() == 4, "descriptors: {open:?}");
+        // Nothing is left open but what the command would have had without us.
+        let list = "ls /proc/self/fd";
+        let mut plain = Command::new("sh");
+        plain.args(["-c", list]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let plain = succeed(start(&stage.world, plain)?.wait_with_output()?)?;
+        let open = shell(&stage.world, who, list)?;
+        ensure!(open == plain, "descriptors: {open:?}, and without us {plain:?}");
     }
     until_over(&mut stage)
 }
