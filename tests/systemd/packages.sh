@@ -81,8 +81,8 @@ within 10 "the client is not attached" client_is attached
 expect_carried "the first byte"
 
 step "every command has a page, and each shell its completions"
-for place in vps:whimbrel-gateway laptop:whimbrel; do
-    IFS=: read -r system program <<<"$place"
+for place in vps:whimbrel-gateway:gateway.toml laptop:whimbrel:client.toml; do
+    IFS=: read -r system program config <<<"$place"
     files=$(on "$system" dpkg --listfiles "$program")
     commands=$(on "$system" "$program" help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p')
     [ "$(wc -w <<<"$commands")" -gt 5 ] || fail "the help of $program has no commands"
@@ -91,8 +91,8 @@ for place in vps:whimbrel-gateway laptop:whimbrel; do
             fail "no page for $program $command"
     done
     for file in bash-completion/completions/"$program" zsh/vendor-completions/_"$program" \
-        fish/vendor_completions.d/"$program".fish doc/"$program"/copyright \
-        doc/"$program"/changelog.gz; do
+        fish/vendor_completions.d/"$program".fish man/man5/whimbrel-"$config".5.gz \
+        doc/"$program"/examples/"$config" doc/"$program"/copyright doc/"$program"/changelog.gz; do
         grep -qx "/usr/share/$file" <<<"$files" || fail "$program has no $file"
     done
 done
