@@ -92,6 +92,11 @@ make_debian() {
         -o "lowerdir=/var/lib/dpkg,upperdir=$dpkg/upper,workdir=$dpkg/work" "$root/var/lib/dpkg"
     # It names users of the machine.
     : >"$root/var/lib/dpkg/statoverride"
+    mkdir -p "$root"/etc/apt "$root"/var/lib/apt/lists/partial "$root"/var/cache/apt/archives/partial
+    # The stories are root already, and the machine may have none.
+    rm -f "$root/usr/bin/sudo"
+    printf '#!/bin/sh\nexec "$@"\n' >"$root/usr/bin/sudo"
+    chmod 755 "$root/usr/bin/sudo"
     # Images for containers forbid their packages to start anything.
     rm -f "$root/usr/sbin/policy-rc.d"
 }

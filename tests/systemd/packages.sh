@@ -1,18 +1,37 @@
 # What a person does with the packages, and what must come of it. Sourced by `packages`.
 
-# Installs a package, or another revision of it: `install_package SYSTEM PACKAGE REVISION`.
+# Prints the commands of the README's guide among which one is.
+guide() {
+    awk -v wanted="$1" '
+        /^## / { here = $0 == "## Quick start" }
+        /^```/ { if (inside && index(block, wanted)) printf "%s", block; inside = !inside; block = ""; next }
+        here && inside { block = block $0 "\n" }
+    ' README.md
+}
+
+# Does in a system what the README says, in the folder where the package is.
+follow() {
+    [ -n "$2" ] || fail "the README has no such commands for the $1"
+    on "$1" bash -e -o pipefail -c "cd /root && $2" || fail "the guide does not work on the $1"
+}
+
+# `put_package SYSTEM PACKAGE REVISION`
+put_package() {
+    rm -f "$work/$1"/root/root/*.deb
+    cp "$packages/$2"_[0-9]*-"$3"_*.deb "$work/$1/root/root/"
+}
+
+# Installs a package, or another revision of it.
 install_package() {
-    local file
-    file=$(echo "$packages/$2"_[0-9]*-"$3"_*.deb)
-    cp "$file" "$work/$1/root/root/package.deb"
-    on "$1" dpkg --install /root/package.deb 2>&1 || fail "install $2, revision $3"
+    put_package "$@"
+    on "$1" bash -c 'dpkg --install /root/*.deb' 2>&1 || fail "install $2, revision $3"
 }
 
 dpkg_state() { on "$1" dpkg-query --show --showformat '${db:Status-Status}' "$2" 2>/dev/null || :; }
 
 # Everything of a system whose name is ours, without what systemd and dpkg keep for themselves.
 traces() {
-    on "$1" find /etc /root /run /tmp /usr /var -name '*whimbrel*' \
+    on "$1" find /etc /run /tmp /usr /var -name '*whimbrel*' \
         -not -path '/run/systemd/*' -not -path '/var/lib/dpkg/*' | sort
     on "$1" getent passwd whimbrel || :
     on "$1" getent group whimbrel || :
@@ -41,30 +60,29 @@ done
 step "two systems booted, $(on vps sed -n 's/^PRETTY_NAME=//p' /usr/lib/os-release)"
 serve_echo
 
-step "gateway: install; it does not run before it is set up"
-install_package vps whimbrel-gateway 1
-! is_active vps whimbrel-gateway.socket || fail "the port is open before init"
-! on vps systemctl --quiet is-enabled whimbrel-gateway.service || fail "it is enabled"
+step "the server, as the README has it"
+put_package vps whimbrel-gateway 1
+commands=$(guide "whimbrel-gateway init")
+# Its addresses here are reserved for tests: no gateway takes them for public by itself, nor dials them.
+follow vps "${commands/"gateway init "/"gateway init --public 203.0.113.2:443 "}" | tee "$work/said"
+on vps sed -i 's|^allow = \[\]|allow = ["198.18.0.0/15"]|' /etc/whimbrel/gateway.toml
+on vps systemctl reload whimbrel-gateway
+is_active vps whimbrel-gateway.socket || fail "the port is not open"
 remarks=$(on vps systemd-analyze verify --man=no whimbrel-gateway.service 2>&1) ||
     fail "verify: $remarks"
 [ -z "$remarks" ] || fail "verify: $remarks"
-on vps whimbrel-gateway init --public 203.0.113.2:443
-# The origin lives in a range that is reserved for tests, which a gateway denies by default.
-on vps sed -i 's|^allow = \[\]|allow = ["198.18.0.0/15"]|' /etc/whimbrel/gateway.toml
-on vps systemctl enable --now whimbrel-gateway || fail "the gateway does not start"
 
-step "client: install, join, start, first byte"
-install_package laptop whimbrel 1
-! is_active laptop whimbrel.service || fail "the client runs before it has joined"
-invite=$(on vps whimbrel-gateway invite laptop)
-on laptop whimbrel join "$invite"
-on laptop systemctl enable --now whimbrel || fail "the client does not start"
+step "the laptop, as the README has it"
+invite=$(grep '^whimbrel://' "$work/said") || fail "there is no invite"
+put_package laptop whimbrel 1
+commands=$(guide "whimbrel join")
+follow laptop "${commands/"whimbrel://…"/"$invite"}"
 within 10 "the client is not attached" client_is attached
 expect_carried "the first byte"
 
 step "every command has a page, and each shell its completions"
-for place in vps:whimbrel-gateway laptop:whimbrel; do
-    IFS=: read -r system program <<<"$place"
+for place in vps:whimbrel-gateway:gateway.toml laptop:whimbrel:client.toml; do
+    IFS=: read -r system program config <<<"$place"
     files=$(on "$system" dpkg --listfiles "$program")
     commands=$(on "$system" "$program" help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p')
     [ "$(wc -w <<<"$commands")" -gt 5 ] || fail "the help of $program has no commands"
@@ -73,8 +91,8 @@ for place in vps:whimbrel-gateway laptop:whimbrel; do
             fail "no page for $program $command"
     done
     for file in bash-completion/completions/"$program" zsh/vendor-completions/_"$program" \
-        fish/vendor_completions.d/"$program".fish doc/"$program"/copyright \
-        doc/"$program"/changelog.gz; do
+        fish/vendor_completions.d/"$program".fish man/man5/whimbrel-"$config".5.gz \
+        doc/"$program"/examples/"$config" doc/"$program"/copyright doc/"$program"/changelog.gz; do
         grep -qx "/usr/share/$file" <<<"$files" || fail "$program has no $file"
     done
 done
@@ -99,7 +117,7 @@ say_on_line "after the upgrade of the client"
 step "client: an upgrade restarts it when it carries nothing"
 close_line
 within 10 "the connection does not end" \
-    on laptop bash -c 'whimbrel status --json | grep -q "\"open\": 0"'
+    on laptop bash -c 'whimbrel flows | grep -F "No flows"'
 install_package laptop whimbrel 1
 has_new_pid laptop whimbrel.service "$old" || fail "the upgrade did not restart the daemon"
 within 10 "the client is not attached after its upgrade" client_is attached
@@ -113,8 +131,15 @@ install_package vps whimbrel-gateway 1 | grep -F "goes on in its old version" ||
 [ "$(main_pid vps whimbrel-gateway.service)" = "$old" ] || fail "it was restarted all the same"
 on vps mv /etc/whimbrel/gateway.toml.good /etc/whimbrel/gateway.toml
 
-step "both on one machine; purging one leaves the other as it is"
+step "both on one machine; neither runs before it is set up; purging one leaves the other as it is"
 install_package vps whimbrel 1
+! on vps systemctl --quiet is-enabled whimbrel || fail "the client is enabled before it has joined"
+! is_active vps whimbrel.service || fail "the client runs before it has joined"
+install_package laptop whimbrel-gateway 1
+! on laptop systemctl --quiet is-enabled whimbrel-gateway || fail "the gateway is enabled"
+! is_active laptop whimbrel-gateway.socket || fail "the port is open before init"
+on laptop dpkg --purge whimbrel-gateway
+client_is attached || fail "the client minds the purge of a gateway beside it"
 on vps dpkg --purge whimbrel
 [ "$(dpkg_state vps whimbrel)" != installed ] || fail "the client is still there"
 for file in /etc/whimbrel/gateway.toml /var/lib/whimbrel/gateway.key /var/lib/whimbrel/clients; do
