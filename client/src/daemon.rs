@@ -415,7 +415,7 @@ impl Daemon {
         let (Some(interface), Some(own_v6)) = (interface, &self.own_v6) else { return };
         let paused = match self.client.capture_state() {
             CaptureState::On | CaptureState::Blocked => false,
-            CaptureState::Paused | CaptureState::Direct => true,
+            CaptureState::Paused | CaptureState::Direct | CaptureState::Commands => true,
         };
         let plan = Plan::new(&CaptureInputs {
             tun_index: interface.index,
@@ -441,7 +441,7 @@ impl Daemon {
 
     /// Tells the service manager what state the daemon is in.
     fn announce(&mut self) {
-        let state = (self.session_state(), self.client.capture_state());
+        let state = (self.session_state(), self.capture_state());
         if self.state.replace(state) != Some(state) {
             let text = format!("{}, capture {}", state.0, state.1);
             service::status(&text);
@@ -497,7 +497,7 @@ impl Running for Daemon {
             datagrams: self.client.datagram_report(),
             moves: self.client.journal.moves,
             last_move: self.client.journal.last_move.clone(),
-            capture: self.client.capture_state(),
+            capture: self.capture_state(),
             pause_left_s: self.client.pause_left(Instant::now()).map(|left| left.as_secs()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
@@ -546,12 +546,14 @@ impl Running for Daemon {
     }
 
     fn pause(&mut self, duration: Option<Duration>) -> Result<String, String> {
+        self.check_capture()?;
         self.client.pause(duration.map(|duration| Instant::now() + duration));
         self.follow_plan();
         Ok("new connections go direct; those already carried go on".to_owned())
     }
 
     fn resume(&mut self) -> Result<String, String> {
+        self.check_capture()?;
         self.client.resume();
         self.follow_plan();
         Ok("new connections are captured again".to_owned())

@@ -154,7 +154,7 @@ fn running(status: Status) -> Running {
         },
         trouble,
         capture: match status.capture {
-            CaptureState::On => Capture::On,
+            CaptureState::On | CaptureState::Commands => Capture::On,
             CaptureState::Paused => Capture::Paused,
             CaptureState::Direct => Capture::Direct,
             CaptureState::Blocked => Capture::Blocked,

@@ -96,6 +96,8 @@ pub enum CaptureState {
     Direct,
     /// They fail, because the gateway is out of reach (`capture.offline = "block"`).
     Blocked,
+    /// They go direct: this daemon serves commands of `whimbrel run` only.
+    Commands,
 }
 
 /// One path to the gateway. Also a row of `whimbrel paths --json`.
@@ -325,6 +327,7 @@ named!(CaptureState {
     Paused => "paused",
     Direct => "direct",
     Blocked => "blocked",
+    Commands => "commands",
 });
 
 named!(Transport {

@@ -6,7 +6,8 @@ mod tests;
 use whimbrel_host::output::{Palette, Tone, bytes, date, seconds, table};
 
 use crate::report::{
-    CaptureState, DatagramState, Event, FlowReport, MoveRecord, PathReport, SessionState, Status,
+    CaptureState, DatagramState, Event, FlowReport, MoveRecord, PathReport, RunReport,
+    SessionState, Status,
 };
 
 /// `whimbrel status`.
@@ -17,7 +18,23 @@ pub fn status(status: &Status, palette: Palette) -> String {
         text.push_str("\n\n");
         text.push_str(&paths(&status.paths, palette));
     }
+    if !status.runs.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&runs(&status.runs));
+    }
     text
+}
+
+/// Commands of `whimbrel run`.
+fn runs(runs: &[RunReport]) -> String {
+    let row = |run: &RunReport| {
+        let process = run.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let state = if run.ended { "ended" } else { "runs" };
+        let (flows, age) = (run.flows.to_string(), seconds(run.age_s));
+        [run.command.clone(), process, run.uid.to_string(), state.to_owned(), flows, age]
+    };
+    let rows: Vec<[String; 6]> = runs.iter().map(row).collect();
+    table(["COMMAND", "PROCESS", "USER", "STATE", "FLOWS", "AGE"], &rows)
 }
 
 /// Everything about the daemon but its paths: what is wrong first, and what to do about it.
@@ -198,6 +215,7 @@ fn capture(status: &Status) -> String {
         }
         CaptureState::Direct => "new connections go direct until the gateway is in reach",
         CaptureState::Blocked => "new connections fail until the gateway is in reach",
+        CaptureState::Commands => "commands of `whimbrel run` only",
     };
     text.to_owned()
 }

@@ -39,6 +39,11 @@ pub(super) fn join(layout: &Layout, invite: &str) -> anyhow::Result<()> {
     line(format_args!("Joined as                {}", enrolled.name));
     line(format_args!("Wrote the configuration  {}", layout.config.display()));
     line("");
+    let own = Layout::of_user(layout.role).is_some_and(|own| own.config == layout.config);
+    if own {
+        line("Next: carry a command:\n    whimbrel run -- CMD");
+        return Ok(());
+    }
     if layout.given.is_none() {
         line(
             "Next: start it:\n    systemctl enable --now whimbrel\n\

@@ -8,7 +8,7 @@ use whimbrel_host::control::ControlServer;
 
 use super::Daemon;
 use crate::control::{Passed, Welcome};
-use crate::report::EventKind;
+use crate::report::{CaptureState, EventKind};
 use crate::resolver;
 
 /// A daemon that serves commands only goes on for this long after the last of them: one that is
@@ -54,6 +54,24 @@ impl Daemon {
             info!(%device, owner.command, "A command is over");
             client.abandon(device);
             client.journal.tell(EventKind::Run, format!("`{}` is over", owner.command));
+        }
+    }
+
+    /// What new connections of the host get.
+    pub(super) fn capture_state(&self) -> CaptureState {
+        match self.purpose {
+            Purpose::Host => self.client.capture_state(),
+            Purpose::Runs { .. } => CaptureState::Commands,
+        }
+    }
+
+    /// Refuses what concerns the host's own connections where they are not captured.
+    pub(super) fn check_capture(&self) -> Result<(), String> {
+        match self.purpose {
+            Purpose::Host => Ok(()),
+            Purpose::Runs { .. } => Err("only commands of `whimbrel run` are carried here, and \
+                                         they have no way but through the gateway"
+                .to_owned()),
         }
     }
 

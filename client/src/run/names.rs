@@ -38,13 +38,12 @@ const COVERED: [&str; 6] = [
 const RESOLVED: &str = "/run/systemd/resolve";
 
 /// Programs that cannot do inside what they are for, and the reason.
-const FUTILE: [(&str, &str); 7] = [
-    ("sudo", "no other user exists in here; run `sudo whimbrel run -- …` instead"),
-    ("su", "no other user exists in here; run `whimbrel run` as that user instead"),
-    ("doas", "no other user exists in here; run `doas whimbrel run -- …` instead"),
+const FUTILE: [(&str, &str); 6] = [
+    ("sudo", "no other user exists in here; run 'sudo whimbrel run -- …' instead"),
+    ("su", "no other user exists in here; run 'whimbrel run' as that user instead"),
+    ("doas", "no other user exists in here; run 'doas whimbrel run -- …' instead"),
     ("pkexec", "no other user exists in here; run it outside"),
     ("ping", "only TCP and names are carried, ICMP is not; run it outside"),
-    ("ping6", "only TCP and names are carried, ICMP is not; run it outside"),
     ("traceroute", "only TCP and names are carried, ICMP and UDP are not; run it outside"),
 ];
 
@@ -161,8 +160,10 @@ fn explain_futile(workshop: &Workshop) -> anyhow::Result<()> {
     for (name, reason) in FUTILE {
         let found = folders.iter().map(|folder| folder.join(name)).find(|file| file.is_file());
         let Some(found) = found.and_then(|file| fs::canonicalize(file).ok()) else { continue };
-        let text =
-            format!("#!/bin/sh\necho '{name}: not inside whimbrel run: {reason}' >&2\nexit 1\n");
+        // ping6 is another name of ping.
+        let text = format!(
+            "#!/bin/sh\necho \"${{0##*/}}: not inside whimbrel run: {reason}\" >&2\nexit 1\n"
+        );
         let word = workshop.file(name, &text, 0o755)?;
         cover(&found, &word)?;
     }

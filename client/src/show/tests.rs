@@ -168,3 +168,23 @@ fn events_are_one_line_each() {
         "2000-02-29 00:00:00 UTC  moved      wlan0 to wwan0: silent, gap 171 ms, 48.2 kB sent again"
     );
 }
+
+#[test]
+fn wrapped_commands_are_listed() {
+    let run = |command: &str, pid, flows, ended| RunReport {
+        device: 1,
+        command: command.to_owned(),
+        pid,
+        uid: 1000,
+        flows,
+        age_s: 90,
+        ended,
+    };
+    assert_eq!(
+        runs(&[run("ssh", Some(4711), 1, false), run("curl", None, 2, true)]),
+        "\
+COMMAND  PROCESS  USER  STATE  FLOWS  AGE
+ssh      4711     1000  runs   1      1m 30s
+curl     -        1000  ended  2      1m 30s"
+    );
+}

@@ -1,4 +1,4 @@
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use rtnetlink::packet_route::link::LinkFlags;
 
@@ -74,6 +74,44 @@ fn without_the_capability_the_error_says_so() {
         set_capabilities(None, sets).unwrap();
         let error = create("whimbrel0").await.unwrap_err();
         assert!(matches!(error, TunError::NotPermitted { .. }), "{error}");
+    });
+}
+
+#[test]
+fn whoever_passed_a_tun_cannot_make_its_reader_wait() {
+    isolated(async || {
+        let made = create("whimbrel0").await.unwrap();
+        let tun = Tun::adopt(made.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let index = made.interface().unwrap().index;
+        let (v4, netlink) = (Ipv4Addr::new(10, 9, 9, 1), Netlink::open().unwrap());
+        add_address(&netlink, index, v4.into(), 24).await.unwrap();
+        socket.send_to(b"out", "10.9.9.2:7").unwrap();
+        tun.readable().await.unwrap();
+        rustix::io::ioctl_fionbio(&made, false).unwrap();
+        let mut buf = [0; 2000];
+        while tun.read(&mut buf).is_ok() {}
+        let error = tun.read(&mut buf).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    });
+}
+
+#[test]
+fn what_is_no_tun_of_ours_is_not_adopted() {
+    isolated(async || {
+        let refuse = |fd: OwnedFd| Tun::adopt(fd).unwrap_err().to_string();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(refuse(null.into()).contains("no TUN"));
+        let unmade = std::fs::File::open("/dev/net/tun").unwrap();
+        assert!(refuse(unmade.into()).contains("no interface"));
+        let plain = open("whimbrel1", false).unwrap();
+        assert!(refuse(plain).contains("flags"));
+        let header: libc::c_int = 12;
+        let odd = open("whimbrel2", true).unwrap();
+        // SAFETY: TUNSETVNETHDRSZ reads one int at the address it is given.
+        let set = unsafe { libc::ioctl(odd.as_raw_fd(), 0x4004_54d8, &raw const header) };
+        assert_eq!(set, 0);
+        assert!(refuse(odd).contains("header of 12"));
     });
 }
 
