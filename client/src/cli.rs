@@ -3,6 +3,7 @@
 mod ask;
 mod demo;
 mod join;
+mod trace;
 
 #[cfg(test)]
 mod tests;
@@ -110,6 +111,10 @@ enum Command {
     Flows(Listing),
     /// List what happened lately
     Events(Events),
+    /// Print figures for a monitoring system, as Prometheus reads them
+    Metrics(Place),
+    /// Write down what paths, moves and connections do, as a qlog, until Ctrl-C
+    Trace(Trace),
     /// Move to a link by hand
     Move(Move),
     /// Let new connections go direct, for a time or until `resume`
@@ -225,6 +230,17 @@ struct Bugreport {
 }
 
 #[derive(Args, Debug)]
+struct Trace {
+    /// The file to write, which must not exist [default: standard output]
+    file: Option<PathBuf>,
+    /// For how long: 90s, 10m, 2h [default: until Ctrl-C]
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_pause)]
+    duration: Option<Period>,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args, Debug)]
 struct Demo {
     /// A command to run inside the demo while its networks keep changing
     #[arg(last = true, value_name = "CMD")]
@@ -253,6 +269,10 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Paths(args) => ask::paths(&args.place.layout(), args.json),
         Command::Flows(args) => ask::flows(&args.place.layout(), args.json),
         Command::Events(args) => ask::events(&args.place.layout(), args.json, args.follow),
+        Command::Metrics(place) => ask::metrics(&place.layout()),
+        Command::Trace(args) => {
+            trace::write(&args.place.layout(), args.file.as_deref(), args.duration)
+        }
         Command::Move(args) => ask::relocate(&args.place.layout(), args.link.as_ref()),
         Command::Pause(args) => ask::pause(&args.place.layout(), args.duration),
         Command::Resume(place) => ask::resume(&place.layout()),

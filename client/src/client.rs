@@ -13,15 +13,16 @@ use whimbrel_client_core::engine::{Engine, EngineConfig, FlowEvent, FlowId, Pack
 use whimbrel_client_core::rest::{Input, Rest};
 use whimbrel_common::config::Offline;
 use whimbrel_common::path::Move;
-use whimbrel_common::session;
 use whimbrel_common::wire::{Control, MOST_HOLDING, StreamCode, Taken, WireFlow};
 
-use crate::ferry::{End, Ferry, Terms, Turn};
+use crate::counts::Counts;
+use crate::ferry::{End, Ferry, TURN, Terms, Turn};
 use crate::journal::Journal;
-use crate::report::{EventKind, FlowCounts, FlowReport};
+use crate::report::EventKind;
 use crate::slab::Slab;
 use crate::tunnel::{News, Standing, Tunnel};
 
+mod account;
 mod datagrams;
 mod names;
 mod nap;
@@ -45,6 +46,7 @@ pub struct Client {
     /// The way to the gateway.
     pub tunnel: Tunnel,
     pub(crate) journal: Journal,
+    pub(crate) counts: Counts,
     ferries: BTreeMap<FlowId, Ferry>,
     streams: HashMap<Stream, FlowId>,
     work: VecDeque<FlowId>,
@@ -82,6 +84,7 @@ impl Client {
             engine,
             tunnel,
             journal: Journal::default(),
+            counts: Counts::default(),
             ferries: BTreeMap::new(),
             streams: HashMap::new(),
             work: VecDeque::new(),
@@ -124,6 +127,7 @@ impl Client {
         self.check_patience(now);
         self.check_hold(now);
         self.check_pause(now);
+        self.trace_paths(now);
         let (tunnel, lost) = (&self.tunnel, self.tunnel.lost_bytes());
         self.journal.settle(now, lost, |link| tunnel.progress_of(link));
         !self.work.is_empty() && self.tunnel.connection().is_some()
@@ -166,7 +170,9 @@ impl Client {
 
     fn begin(&mut self, flow: FlowId, source: SocketAddr, destination: SocketAddr, now: Instant) {
         debug!(flow = flow.0, %source, %destination, "New flow");
+        self.journal.trace.flow_opened(flow.0);
         if self.given_up {
+            self.counts.refuse_unreached();
             self.engine.refuse(flow, Refusal::HostUnreachable, now);
             return;
         }
@@ -243,7 +249,7 @@ impl Client {
             News::Replay { silent_since } => self.replay(silent_since),
             News::Moved { step, from, to } => self.moved(&step, from, to),
             News::Path { link, from, to } => {
-                self.journal.tell_of(EventKind::Path, &link, format!("{link}: {from} to {to}"));
+                self.journal.path(&link, from, to);
             }
             News::Failed { reason } => {
                 self.journal.tell(EventKind::Refused, format!("cannot attach: {reason}"));
@@ -423,15 +429,15 @@ impl Client {
 
     fn turn_flows(&mut self, now: Instant) {
         let Some(connection) = self.tunnel.connection() else { return };
-        let window = session::share(self.ferries.len());
-        let used = usize::try_from(window).unwrap_or(BUFFER).min(BUFFER);
-        let terms = Terms { rtt: self.tunnel.rtt(), window, reserve: BUFFER - used };
-        let mut active = false;
-        for _ in 0..self.work.len() {
+        let (rtt, mut due) = (self.tunnel.rtt(), self.work.len());
+        let terms = Terms::new(rtt, self.ferries.len(), due, BUFFER);
+        let mut moved = 0;
+        while due > 0 && moved < TURN {
+            due -= 1;
             let Some(flow) = self.work.pop_front() else { break };
             let Some(ferry) = self.ferries.get_mut(&flow) else { continue };
             ferry.queued = false;
-            let before = (ferry.up_bytes, ferry.down_bytes);
+            let before = ferry.up_bytes + ferry.down_bytes;
             let replayed = ferry.replayed;
             let stream = ferry.pipe.as_ref().map(Pipe::stream);
             let turn =
@@ -440,7 +446,7 @@ impl Client {
                 stream.and_then(|stream| self.streams.remove(&stream));
                 self.waiting.insert(flow);
             }
-            active |= before != (ferry.up_bytes, ferry.down_bytes);
+            moved += ferry.up_bytes + ferry.down_bytes - before;
             self.journal.add_replayed(ferry.replayed - replayed);
             if let Some(pipe) = &ferry.pipe {
                 self.reports.note(pipe.flow, &pipe.receiver, now);
@@ -451,7 +457,7 @@ impl Client {
                 Turn::Over(end) => self.end(flow, &end, now),
             }
         }
-        if active {
+        if moved > 0 {
             self.tunnel.activity(now);
         }
     }
@@ -467,6 +473,13 @@ impl Client {
         }
         if let Some(ferry) = self.forget(flow) {
             debug!(flow = flow.0, ?end, up = ferry.up_bytes, down = ferry.down_bytes, "Flow over");
+            let bytes = (ferry.up_bytes, ferry.down_bytes, ferry.replayed);
+            self.journal.trace.flow_ended(flow.0, end.name(), bytes);
+            if self.counts.end(end, now) {
+                let text = "the gateway refuses new connections: this client has as many as it may, \
+                            or begins too many at once";
+                self.journal.tell(EventKind::Refused, text);
+            }
             if ferry.needs_word(end) {
                 self.tunnel.send(&[Control::Over(vec![WireFlow(flow.0)])]);
             }
@@ -477,6 +490,7 @@ impl Client {
     fn forget(&mut self, flow: FlowId) -> Option<Ferry> {
         self.waiting.remove(&flow);
         let ferry = self.ferries.remove(&flow)?;
+        self.counts.over(&ferry);
         if let Some(pipe) = &ferry.pipe {
             self.streams.remove(&pipe.stream());
         }
@@ -518,6 +532,7 @@ impl Client {
         for flow in std::mem::take(&mut self.waiting) {
             if self.ferries.get(&flow).is_some_and(Ferry::is_waiting) {
                 self.ferries.remove(&flow);
+                self.counts.refuse_unreached();
                 self.engine.refuse(flow, Refusal::HostUnreachable, now);
                 refused += 1;
             }
@@ -538,27 +553,6 @@ impl Client {
         self.engine.abort_all();
         self.engine.flush(now, sink);
         self.tunnel.close(now);
-    }
-
-    /// Whether nothing of any flow is left: no connection of an application, no stream, no byte.
-    #[must_use]
-    pub fn is_bare(&self) -> bool {
-        let none = self.ferries.is_empty() && self.waiting.is_empty() && self.streams.is_empty();
-        none && self.engine.is_empty()
-    }
-
-    /// How many flows there are, and how many of them wait.
-    #[must_use]
-    pub fn flow_counts(&self) -> FlowCounts {
-        let held = if self.parked { self.ferries.len() } else { self.waiting.len() };
-        FlowCounts { open: self.ferries.len() as u64, held: held as u64 }
-    }
-
-    /// Every flow.
-    #[must_use]
-    pub fn flows(&self, now: Instant) -> Vec<FlowReport> {
-        let flows = self.ferries.values().map(|ferry| ferry.describe(self.parked, now));
-        flows.chain(self.datagrams.describe(self.parked, now)).collect()
     }
 }
 

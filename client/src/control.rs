@@ -12,9 +12,11 @@ use serde_json::{Value, json};
 use whimbrel_common::config::{InterfaceName, InterfaceNameError};
 use whimbrel_common::units::{Period, UnitError};
 use whimbrel_host::control::{Changes, Request, Responder, Subscription};
+use whimbrel_host::metrics;
 
 use crate::devices::Owner;
 use crate::report::{Event, FlowReport, Status};
+use crate::trace;
 
 /// The verbs that change something.
 pub const CHANGES: Changes = &["move", "pause", "resume", "run"];
@@ -32,6 +34,12 @@ pub trait Running {
 
     /// Every flow, by number.
     fn flows(&self) -> Vec<FlowReport>;
+
+    /// Figures for a monitoring system, as Prometheus reads them.
+    fn metrics(&mut self) -> String;
+
+    /// Tells somebody of paths, moves and flows from now on.
+    fn trace(&mut self, responder: Responder);
 
     /// What happened lately, and who wants to hear of it.
     fn events(&mut self) -> &mut Events;
@@ -124,6 +132,8 @@ pub fn answer(request: Request, responder: Responder, running: &mut impl Running
     let followed = request.args.get("follow").and_then(Value::as_bool).unwrap_or(false);
     if request.verb == "events" && followed {
         running.events().follow(responder);
+    } else if request.verb == trace::VERB {
+        running.trace(responder);
     } else {
         responder.reply(reply(request, running));
     }
@@ -135,6 +145,7 @@ fn reply(request: Request, running: &mut impl Running) -> Result<Value, String> 
         "status" => Ok(json!(running.status())),
         "paths" => Ok(json!(running.status().paths)),
         "flows" => Ok(json!(running.flows())),
+        metrics::VERB => Ok(json!({ "text": running.metrics() })),
         "events" => Ok(events(&request.args, running.events())),
         "move" => running.relocate(target(&request.args)?).map(done),
         "pause" => running.pause(duration(&request.args)?).map(done),

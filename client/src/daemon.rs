@@ -20,6 +20,7 @@ use whimbrel_common::identity::SecretKey;
 use whimbrel_common::path::{DownReason, PathKey};
 use whimbrel_host::Layout;
 use whimbrel_host::control::{ControlServer, Request, Responder};
+use whimbrel_host::metrics::MetricsServer;
 use whimbrel_host::service::{self, Order, Orders, Watchdog};
 
 use crate::capture::Capture;
@@ -35,6 +36,7 @@ use crate::tun::Tun;
 use crate::tunnel::{Failure, Standing, Tunnel};
 use crate::uplinks::Families;
 
+mod metrics;
 mod nap;
 mod reload;
 mod runs;
@@ -81,6 +83,8 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
 async fn serve(launch: Launch) -> anyhow::Result<()> {
     let Launch { config, layout, key, reread, purpose } = launch;
     let control = ControlServer::bind(&layout.socket, control::CHANGES)?;
+    let figures =
+        config.metrics.0.map(|at| MetricsServer::open(at, control.asker())).transpose()?;
     let (outcomes, host_outcomes) = unbounded_channel();
     let (capture, tun, mark) = match purpose {
         Purpose::Host => {
@@ -131,6 +135,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let inbox = Inbox { link_events, login_news, resolutions, host_outcomes };
     purpose.begin()?;
     let outcome = daemon.run(control, inbox).await;
+    drop(figures);
     resolver.abort();
     daemon.stop().await?;
     outcome
@@ -509,6 +514,15 @@ impl Running for Daemon {
 
     fn flows(&self) -> Vec<FlowReport> {
         self.client.flows(Instant::now())
+    }
+
+    fn metrics(&mut self) -> String {
+        metrics::write(self)
+    }
+
+    fn trace(&mut self, responder: Responder) {
+        let session = self.client.tunnel.session().map(|session| session.to_string());
+        self.client.journal.trace.follow(responder, session);
     }
 
     fn events(&mut self) -> &mut Events {

@@ -7,15 +7,15 @@ use bytes::BytesMut;
 use tracing::debug;
 use whimbrel_carrier::{AnswerOrEnd, Connection, Endpoint, Pipe, Pulled, StreamEnd};
 use whimbrel_client_core::engine::{Engine, FlowId, Refusal};
-use whimbrel_common::session::{INITIAL_WINDOW, Violation};
+use whimbrel_common::session::{self, INITIAL_WINDOW, Violation};
 use whimbrel_common::wire::{
     FlowAnswer, FlowHeader, RefuseReason, StreamCode, WireError, WireFlow,
 };
 
 use crate::report::{FlowReport, Transport};
 
-/// Bytes moved in one direction before other flows get their turn.
-const BUDGET: usize = 512 * 1024;
+/// Bytes all flows move before everything else gets its turn: a few milliseconds of one core.
+pub(crate) const TURN: u64 = 1024 * 1024;
 
 /// One read from the application, in bytes: it is one chunk until the gateway has taken it.
 const CHUNK: usize = 64 * 1024;
@@ -40,6 +40,19 @@ pub(crate) struct Terms {
     pub(crate) window: u64,
     /// Bytes of a flow's ring towards the application that stay unused.
     pub(crate) reserve: usize,
+    /// Bytes moved in one direction before other flows get their turn.
+    pub(crate) budget: usize,
+}
+
+impl Terms {
+    /// The terms of `flows` flows, `busy` of which have something to move through rings of `ring`
+    /// bytes.
+    pub(crate) fn new(rtt: Duration, flows: usize, busy: usize, ring: usize) -> Self {
+        let window = session::share(flows);
+        let reserve = ring - usize::try_from(window).unwrap_or(ring).min(ring);
+        let fair = usize::try_from(TURN / 2).unwrap_or(usize::MAX) / busy.max(1);
+        Self { rtt, window, reserve, budget: fair.max(CHUNK) }
+    }
 }
 
 /// One flow.
@@ -338,7 +351,7 @@ impl Ferry {
         if self.phase != Phase::Open || self.doomed {
             return Ok(false);
         }
-        let up = self.carry_up(engine, endpoint, connection, now)?;
+        let up = self.carry_up(engine, endpoint, connection, terms.budget, now)?;
         let down = self.carry_down(engine, endpoint, connection, terms, now)?;
         match &self.pipe {
             Some(pipe) if pipe.is_done() => Err(End::Complete),
@@ -409,6 +422,7 @@ impl Ferry {
         engine: &mut Engine,
         endpoint: &mut Endpoint,
         connection: Connection,
+        budget: usize,
         now: Instant,
     ) -> Result<bool, End> {
         let Some(pipe) = self.pipe.as_mut() else { return Ok(false) };
@@ -430,14 +444,14 @@ impl Ferry {
                 break;
             }
             push(pipe, endpoint, connection)?;
-            if moved >= BUDGET {
+            if moved >= budget {
                 break;
             }
         }
         if moved > 0 {
             self.note_progress(now);
         }
-        Ok(moved >= BUDGET)
+        Ok(moved >= budget)
     }
 
     /// Gateway to application; whether more could be moved at once.
@@ -451,7 +465,7 @@ impl Ferry {
     ) -> Result<bool, End> {
         let Some(pipe) = self.pipe.as_mut() else { return Ok(false) };
         let mut moved = 0;
-        while !self.ended && moved < BUDGET && pipe.epoch() == pipe.answered() {
+        while !self.ended && moved < terms.budget && pipe.epoch() == pipe.answered() {
             let room = engine.writable(self.flow).saturating_sub(terms.reserve);
             if room == 0 {
                 break;
@@ -477,7 +491,7 @@ impl Ferry {
         if moved > 0 {
             self.note_progress(now);
         }
-        Ok(moved >= BUDGET)
+        Ok(moved >= terms.budget)
     }
 
     fn note_progress(&mut self, now: Instant) {

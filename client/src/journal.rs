@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use whimbrel_common::path::{Move, PathKey};
+use whimbrel_common::metrics::{Histogram, Tally};
+use whimbrel_common::path::{Move, PathKey, State};
 
 use crate::control::Events;
 use crate::report::{Event, EventKind, MoveRecord, UnixMillis};
+use crate::trace::Trace;
 
 /// After a move, losses on the old path are noticed within a few round trips: then the bytes sent
 /// again are counted.
@@ -21,6 +23,14 @@ pub(crate) struct Journal {
     pub(crate) events: Events,
     pub(crate) moves: u64,
     pub(crate) last_move: Option<MoveRecord>,
+    /// Whoever wants to know more.
+    pub(crate) trace: Trace,
+    /// How often what happened.
+    pub(crate) kinds: Tally,
+    /// Why it moved how often.
+    pub(crate) reasons: Tally,
+    /// How long nothing arrived at moves.
+    pub(crate) gaps: Histogram,
     open: VecDeque<OpenMove>,
 }
 
@@ -48,7 +58,17 @@ impl Journal {
     }
 
     fn record(&mut self, event: EventKind, text: String, link: Option<String>) {
+        self.kinds.count(&event.to_string());
+        if event != EventKind::Path {
+            self.trace.event(event, link.as_deref());
+        }
         self.events.record(Event { at: unix_millis(), event, text, link, moved: None });
+    }
+
+    /// A path changed its state.
+    pub(crate) fn path(&mut self, link: &str, from: State, to: State) {
+        self.trace.path(link, from, to);
+        self.tell_of(EventKind::Path, link, format!("{link}: {from} to {to}"));
     }
 
     /// A move began. `replayed` bytes of flows are on their way again already.
@@ -73,6 +93,9 @@ impl Journal {
         if step.from.is_none() {
             return;
         }
+        self.reasons.count(&step.reason.to_string());
+        self.kinds.count(&EventKind::Moved.to_string());
+        self.trace.moved(&record, false);
         self.last_move = Some(record.clone());
         self.open.push_back(OpenMove {
             record,
@@ -104,6 +127,7 @@ impl Journal {
                 && let Some(ack) = last_ack(step.to).filter(|ack| *ack > step.at)
             {
                 let gap = ack.saturating_duration_since(step.silent_since);
+                self.gaps.observe(gap);
                 step.record.gap_ms = Some((gap.as_secs_f64() * 10_000.0).round() / 10.0);
                 step.settles = Some(now + SETTLE);
                 self.last_move = Some(step.record.clone());
@@ -118,6 +142,7 @@ impl Journal {
             let lost = lost.saturating_sub(step.lost_before);
             step.record.retransmitted_bytes = Some(step.replayed + lost);
             self.last_move = Some(step.record.clone());
+            self.trace.moved(&step.record, true);
             let text = describe(&step.record);
             self.events.record(Event {
                 at: step.record.at,
@@ -131,7 +156,8 @@ impl Journal {
 
     /// When [`settle`](Self::settle) wants to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.open.front().map(|step| step.settles.unwrap_or(step.at + UNKNOWN))
+        let settles = self.open.front().map(|step| step.settles.unwrap_or(step.at + UNKNOWN));
+        [settles, self.trace.deadline()].into_iter().flatten().min()
     }
 }
 

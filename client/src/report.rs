@@ -305,6 +305,11 @@ pub enum EventKind {
 
 macro_rules! named {
     ($type:ty { $($variant:ident => $name:literal),+ $(,)? }) => {
+        impl $type {
+            /// All there are.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+        }
+
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.pad(match self {

@@ -9,6 +9,7 @@ mod error;
 mod gateway;
 mod host_port;
 mod interface;
+mod metrics_port;
 mod raw;
 mod schema;
 mod value;
@@ -21,6 +22,7 @@ pub use error::ConfigError;
 pub use gateway::{Egress, GatewayConfig, Limits};
 pub use host_port::{HostPort, HostPortError};
 pub use interface::{InterfaceName, InterfaceNameError};
+pub use metrics_port::MetricsPort;
 pub use schema::Entry;
 
 /// The exit code of a program that finds its configuration wrong (`EX_CONFIG` of sysexits).

@@ -5,6 +5,7 @@ pub mod cidr;
 pub mod config;
 pub mod identity;
 pub mod invite;
+pub mod metrics;
 pub mod path;
 pub mod session;
 pub mod units;

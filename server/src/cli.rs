@@ -96,6 +96,8 @@ enum Command {
     Revoke(Revoke),
     /// Show what the gateway does
     Status(Listing),
+    /// Print figures for a monitoring system, as Prometheus reads them
+    Metrics(Place),
     /// Validate a configuration
     Check(Place),
 }
@@ -161,6 +163,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Clients(args) => show::clients(&args.place.layout(), args.json)?,
         Command::Revoke(args) => revoke(&args.place.layout(), &args.name)?,
         Command::Status(args) => return show::status(&args.place.layout(), args.json),
+        Command::Metrics(place) => show::metrics(&place.layout())?,
         Command::Check(place) => check(&place.layout())?,
     }
     Ok(ExitCode::SUCCESS)

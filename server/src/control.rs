@@ -13,7 +13,9 @@ use whimbrel_common::units::Period;
 use whimbrel_gateway_core::invites::UnixSeconds;
 use whimbrel_host::control::{Changes, Request};
 use whimbrel_host::exit::sentence;
+use whimbrel_host::metrics::VERB;
 
+use crate::metrics::{self, Figures};
 use crate::state::State;
 
 /// The verbs that change something.
@@ -63,6 +65,8 @@ pub struct Report {
     pub rx_bytes: u64,
     /// What its connected clients do.
     pub activities: BTreeMap<PublicKey, Activity>,
+    /// What is counted for a monitoring system alone.
+    pub figures: Figures,
 }
 
 /// What becomes of a request.
@@ -81,6 +85,8 @@ pub enum Inquiry {
     Status,
     /// For `clients`: its report.
     Clients,
+    /// For `metrics`: its report.
+    Metrics,
     /// For `revoke`: to end every session of this key at once, and reset its flows.
     CutOff(PublicKey),
 }
@@ -264,6 +270,7 @@ pub fn answer(
     match request.verb.as_str() {
         "status" => Ok(Answer::Ask(Inquiry::Status)),
         "clients" => Ok(Answer::Ask(Inquiry::Clients)),
+        VERB => Ok(Answer::Ask(Inquiry::Metrics)),
         "invite" => {
             let name = name(&request.args)?;
             let valid = valid(&request.args)?;
@@ -299,14 +306,28 @@ pub fn conclude(
     match inquiry {
         Inquiry::Status => json!(status(reports, state.clients().iter().count(), facts)),
         Inquiry::Clients => {
-            let mut activities: BTreeMap<PublicKey, Activity> = BTreeMap::new();
-            for (key, activity) in reports.into_iter().flat_map(|report| report.activities) {
-                activities.entry(key).or_default().add(activity);
-            }
+            let activities = activities(&reports);
             json!(rows(state, now, |key| activities.get(key).cloned()))
+        }
+        Inquiry::Metrics => {
+            let activities = activities(&reports);
+            let rows = rows(state, now, |key| activities.get(key).cloned());
+            let mut figures = Figures::default();
+            let own = reports.iter().map(|report| report.figures.clone());
+            own.for_each(|own| figures.add(own));
+            let status = status(reports, state.clients().iter().count(), facts);
+            json!({ "text": metrics::write(&status, &rows, &figures) })
         }
         Inquiry::CutOff(_) => json!({ "enrolled": true, "sessions": ended }),
     }
+}
+
+fn activities(reports: &[Report]) -> BTreeMap<PublicKey, Activity> {
+    let mut activities: BTreeMap<PublicKey, Activity> = BTreeMap::new();
+    for (key, activity) in reports.iter().flat_map(|report| &report.activities) {
+        activities.entry(*key).or_default().add(activity.clone());
+    }
+    activities
 }
 
 fn status(mut reports: Vec<Report>, clients: usize, facts: &Facts) -> Status {

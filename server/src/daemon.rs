@@ -20,6 +20,7 @@ use whimbrel_gateway_core::limits::Usage;
 use whimbrel_host::Layout;
 use whimbrel_host::addresses;
 use whimbrel_host::control::{ControlServer, Request, Responder};
+use whimbrel_host::metrics::MetricsServer;
 use whimbrel_host::output::unix_now;
 use whimbrel_host::service::{self, Order, Orders, Watchdog};
 
@@ -30,6 +31,7 @@ use crate::ports::Listening;
 use crate::slot::{self, Inheritance, STRAYS, Start};
 use crate::state::{EnrolError, State};
 use crate::talk::{Attach, Moved, News, SharedUsage, ToHead, ToSlot};
+use crate::watch::FolderWatch;
 
 /// What the daemon starts with.
 #[derive(Debug)]
@@ -44,8 +46,9 @@ pub struct Launch {
     pub reread: fn(&Layout) -> anyhow::Result<GatewayConfig>,
 }
 
-/// The clients file is looked at this often, for revocations by hand.
-const RELOAD_EVERY: Duration = Duration::from_secs(2);
+/// The clients file is looked at this often even if nobody says that it has changed: where it comes
+/// from another machine, the kernel knows of no change.
+const RELOAD_EVERY: Duration = Duration::from_mins(1);
 
 /// A slot that is told to stop says goodbye to its clients and is done. One that is not after this
 /// hangs, and its clients find out without it.
@@ -73,6 +76,8 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         ConfigError { file, line: None, message }
     })?;
     let control = ControlServer::bind(&launch.layout.socket, control::CHANGES)?;
+    let figures = launch.config.metrics.0.map(|at| MetricsServer::open(at, control.asker()));
+    let _figures = figures.transpose()?;
     let (slots, inboxes) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let (tell_head, words) = mpsc::unbounded_channel();
     let mut head = Head {
@@ -93,6 +98,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         gatherings: Vec::new(),
         next: 0,
         watchdog: Watchdog::new(Instant::now()),
+        folder: None,
         reload_at: Instant::now() + RELOAD_EVERY,
         round: None,
         connected: None,
@@ -157,6 +163,8 @@ struct Head {
     /// The number of the next gathering.
     next: u64,
     watchdog: Watchdog,
+    /// The clients file is in it, and may be changed by hand.
+    folder: Option<FolderWatch>,
     reload_at: Instant,
     /// Slots that have yet to say that they go round, and the clients of those that have.
     round: Option<(usize, usize)>,
@@ -178,6 +186,8 @@ enum Wake {
     Word(SlotNumber, ToHead),
     Request(Request, Responder),
     Order(Order),
+    /// A file beside that of the clients, or that one.
+    Changed,
     Time,
 }
 
@@ -233,12 +243,14 @@ impl Head {
 
     async fn run(&mut self, mut control: ControlServer) -> anyhow::Result<()> {
         let mut orders = Orders::listen()?;
+        self.folder = self.layout.clients.parent().map(FolderWatch::new);
         loop {
             match self.wait(&mut control, &mut orders).await {
                 Wake::Word(slot, word) => self.hear(slot, word)?,
                 Wake::Request(request, responder) => self.answer(&request, responder),
                 Wake::Order(Order::Reload) => self.reload(),
                 Wake::Order(Order::Stop) => break,
+                Wake::Changed => self.drop_revoked(),
                 Wake::Time => self.go_round(Instant::now()),
             }
         }
@@ -259,6 +271,12 @@ impl Head {
             () = tokio::time::sleep_until(deadline.into()) => Wake::Time,
             Some((slot, word)) = self.words.recv() => Wake::Word(slot, word),
             (request, responder) = control.next() => Wake::Request(request, responder),
+            () = async {
+                match &self.folder {
+                    Some(folder) => folder.changed().await,
+                    None => std::future::pending().await,
+                }
+            } => Wake::Changed,
         }
     }
 
@@ -268,7 +286,7 @@ impl Head {
             self.reload_at = now + RELOAD_EVERY;
             self.drop_revoked();
         }
-        if self.round.is_none() {
+        if self.round.is_none() && self.watchdog.is_due(now) {
             self.round = Some((self.slots.len(), 0));
             self.tell_all(|| ToSlot::Pulse);
         }
@@ -374,7 +392,7 @@ impl Head {
                 let config = Arc::new(config);
                 self.tell_all(|| ToSlot::Configure(Arc::clone(&config)));
                 info!(
-                    "The configuration was read again; `listen` and `slots` change with the next start"
+                    "The configuration was read again; `listen`, `slots` and `metrics` change with the next start"
                 );
             }
             Err(error) => warn!(error = format!("{error:#}"), "The configuration stays as it was"),
@@ -413,7 +431,9 @@ impl Head {
         let number = self.next;
         self.next += 1;
         match inquiry {
-            Inquiry::Status | Inquiry::Clients => self.tell_all(|| ToSlot::Report(number)),
+            Inquiry::Status | Inquiry::Clients | Inquiry::Metrics => {
+                self.tell_all(|| ToSlot::Report(number))
+            }
             Inquiry::CutOff(key) => self.tell_all(|| ToSlot::CutOff(key, Some(number))),
         }
         let (missing, reports, ended) = (self.slots.len(), Vec::new(), 0);

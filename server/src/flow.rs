@@ -13,9 +13,8 @@ use whimbrel_common::wire::{FlowAnswer, RefuseReason, StreamCode};
 use crate::dial::{Destination, Dialler, Ready};
 use crate::keep::{KeptFlow, Shelf};
 
-/// Bytes moved in one direction before other flows get their turn: a quarter of a millisecond at
-/// 16 Gbit/s.
-const BUDGET: usize = 512 * 1024;
+/// The most taken from a stream at a time, in bytes.
+const PIECE: usize = 512 * 1024;
 
 /// Bytes a flow may have waiting for its stream before the destination is left unread: the engine
 /// buffers on its own.
@@ -30,6 +29,10 @@ pub(crate) struct Terms {
     pub(crate) window: u64,
     /// How much the flow may hold before its destination is left unread, in bytes.
     pub(crate) allowance: u64,
+    /// Bytes to the destination before others get their turn.
+    pub(crate) up: usize,
+    /// Bytes from the destination before others get their turn.
+    pub(crate) down: usize,
 }
 
 /// One flow.
@@ -219,7 +222,7 @@ impl Flow {
             Ok(more) => more,
             Err(end) => return Turn::Over(end),
         };
-        let down = match self.carry_down(endpoint, scratch, terms.allowance) {
+        let down = match self.carry_down(endpoint, scratch, terms) {
             Ok(more) => more,
             Err(end) => return Turn::Over(end),
         };
@@ -256,7 +259,7 @@ impl Flow {
             if !self.can_write {
                 return Ok(false);
             }
-            if moved >= BUDGET {
+            if moved >= terms.up {
                 return Ok(true);
             }
             match self.socket.write() {
@@ -276,7 +279,7 @@ impl Flow {
 
     fn fetch(&mut self, endpoint: &mut Endpoint) -> Result<(), End> {
         while !self.write_end && self.socket.takes_more() {
-            match self.pipe.pull(endpoint, self.client, BUDGET) {
+            match self.pipe.pull(endpoint, self.client, PIECE) {
                 Pulled::Data(bytes) => self.socket.queue(bytes),
                 Pulled::Blocked | Pulled::Superseded => break,
                 Pulled::End => self.write_end = true,
@@ -291,20 +294,20 @@ impl Flow {
         &mut self,
         endpoint: &mut Endpoint,
         scratch: &mut [u8],
-        allowance: u64,
+        terms: Terms,
     ) -> Result<bool, End> {
         let mut moved = 0;
         self.push(endpoint)?;
         if let Some(shelf) = &mut self.shelf {
             shelf.take(self.pipe.sender.taken());
         }
-        let may_read = self.held() < allowance;
+        let may_read = self.held() < terms.allowance;
         while self.can_read && !self.read_end && may_read && self.unsent() < UNSENT {
             let room = self.pipe.sender.room().min(scratch.len());
             if room == 0 {
                 break;
             }
-            if moved >= BUDGET {
+            if moved >= terms.down {
                 return Ok(true);
             }
             let offset = self.pipe.sender.total();

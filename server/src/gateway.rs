@@ -18,7 +18,7 @@ use whimbrel_carrier::{
 };
 use whimbrel_common::cid::ServerId;
 use whimbrel_common::config::{GatewayConfig, Limits};
-use whimbrel_common::identity::{PublicKey, SecretKey};
+use whimbrel_common::identity::SecretKey;
 use whimbrel_common::invite::Token;
 use whimbrel_common::path::{Input, PathKey, PreferredBy};
 use whimbrel_common::wire::{Control, Denial, StreamCode, VERSION, capability};
@@ -26,12 +26,14 @@ use whimbrel_gateway_core::associations::OutletNumber;
 use whimbrel_gateway_core::directory::SlotNumber;
 use whimbrel_gateway_core::egress::Policy;
 use whimbrel_gateway_core::memory::Memory;
+use whimbrel_gateway_core::turns::Turns;
 
-use crate::control::{Activity, Datagrams, Dials, Held, Report, SlotStatus, Waiting};
+use crate::control::Datagrams;
 use crate::dial::{Dialler, Ready};
 use crate::flow::{End, Flow};
 use crate::keep::Keep;
 use crate::machine;
+use crate::metrics::Figures;
 use crate::outlet::{Outlet, PortChoice};
 use crate::peer::{ADMISSION_BYTES, Peer, Use};
 use crate::sessions::Parked;
@@ -41,6 +43,7 @@ mod attach;
 mod cooling;
 mod flows;
 mod parcels;
+mod report;
 mod tend;
 
 use parcels::OUTLETS;
@@ -98,7 +101,10 @@ pub struct Gateway {
     keep: Option<Keep>,
     flows: BTreeMap<u64, Flow>,
     next_flow: u64,
-    work: VecDeque<u64>,
+    /// Flows that have something to do.
+    turns: Turns<Connection>,
+    /// Flows that have, but for the bandwidth of their client, and when it has some again.
+    throttled: BTreeSet<(Instant, u64)>,
     /// Ports of the clients' datagrams.
     outlets: BTreeMap<OutletNumber, Outlet>,
     outlet_work: VecDeque<OutletNumber>,
@@ -113,6 +119,7 @@ pub struct Gateway {
     serials: u64,
     scratch: Vec<u8>,
     stats: Stats,
+    figures: Figures,
 }
 
 impl Gateway {
@@ -133,10 +140,7 @@ impl Gateway {
         let server = ServerId { node: 0, slot: number.0 };
         let port_choice = PortChoice::new(&key);
         let identity = Identity { key, role: Role::Gateway { server } };
-        // Strangers spread evenly.
-        let half_open = config.limits.half_open.div_ceil(u32::from(slots.max(1)));
-        let half_open = usize::try_from(half_open).unwrap_or(usize::MAX);
-        let tuning = Tuning { half_open, ..tuning };
+        let tuning = Tuning { half_open: half_open(&config.limits, slots), ..tuning };
         let mut policy = Policy::new(&config.egress);
         policy.set_own(own);
         Ok(Self {
@@ -156,7 +160,8 @@ impl Gateway {
             keep: None,
             flows: BTreeMap::new(),
             next_flow: 0,
-            work: VecDeque::new(),
+            turns: Turns::default(),
+            throttled: BTreeSet::new(),
             outlets: BTreeMap::new(),
             outlet_work: VecDeque::new(),
             outlets_end: None,
@@ -167,6 +172,7 @@ impl Gateway {
             serials: 0,
             scratch: vec![0; SCRATCH],
             stats: Stats::default(),
+            figures: Figures::default(),
         })
     }
 
@@ -176,6 +182,11 @@ impl Gateway {
         self.usage.lock().reconfigure(&config.limits);
         self.limits = config.limits;
         self.memory.confine(memory(&self.limits, self.slots));
+        self.endpoint.set_half_open(half_open(&self.limits, self.slots));
+        for peer in self.peers.values().filter(|peer| peer.session.is_some()) {
+            let flows = self.usage.lock().most_flows(&peer.key);
+            self.endpoint.grant(peer.connection, streams(flows.into()));
+        }
     }
 
     /// A datagram arrived.
@@ -207,13 +218,13 @@ impl Gateway {
             self.note_outlet(OutletNumber(ready.flow));
         } else if let Some(flow) = self.flows.get_mut(&ready.flow) {
             flow.note(ready);
-            Self::enqueue(&mut self.work, ready.flow, flow);
+            Self::enqueue(&mut self.turns, ready.flow, flow);
         }
     }
 
-    fn enqueue(work: &mut VecDeque<u64>, number: u64, flow: &mut Flow) {
+    fn enqueue(turns: &mut Turns<Connection>, number: u64, flow: &mut Flow) {
         if !std::mem::replace(&mut flow.queued, true) {
-            work.push_back(number);
+            turns.push(flow.client, number);
         }
     }
 
@@ -228,12 +239,13 @@ impl Gateway {
         self.expire_parked(now);
         self.feed_starved(now);
         self.cool_flows(now);
+        self.wake_throttled(now);
         self.turn_flows(now);
         self.turn_outlets(now);
         self.relieve_memory();
         self.tend_peers(now);
         self.tidy_keep();
-        !self.work.is_empty() || !self.outlet_work.is_empty()
+        !self.turns.is_empty() || !self.outlet_work.is_empty()
     }
 
     /// The next datagrams to send.
@@ -247,8 +259,9 @@ impl Gateway {
         let dials = self.dials.front().map(|(at, _)| *at);
         let parked = self.parked.deadline(self.limits.hold);
         let starved = Some(self.feed_at).filter(|_| !self.starved.is_empty());
+        let throttled = self.throttled.first().map(|(at, _)| *at);
         let timers = [self.endpoint.poll_timeout(), peers, dials, parked, starved];
-        let rest = [self.cooling.deadline(), self.outlets_end];
+        let rest = [self.cooling.deadline(), self.outlets_end, throttled];
         timers.into_iter().chain(rest).flatten().min()
     }
 
@@ -319,7 +332,7 @@ impl Gateway {
         match peer.streams.get_mut(&stream) {
             Some(Use::Flow(number)) => {
                 if let Some(flow) = self.flows.get_mut(number) {
-                    Self::enqueue(&mut self.work, *number, flow);
+                    Self::enqueue(&mut self.turns, *number, flow);
                 }
             }
             Some(Use::Header(partial)) => {
@@ -347,7 +360,7 @@ impl Gateway {
         } else if let Some(Use::Flow(number)) = peer.streams.get(&stream)
             && let Some(flow) = self.flows.get_mut(number)
         {
-            Self::enqueue(&mut self.work, *number, flow);
+            Self::enqueue(&mut self.turns, *number, flow);
         }
     }
 
@@ -418,7 +431,7 @@ impl Gateway {
                     let Some(number) = session.flows.get(&entry.flow) else { continue };
                     let Some(flow) = self.flows.get_mut(number) else { continue };
                     match flow.pipe.sender.acknowledge(entry.offset, entry.limit, entry.fin) {
-                        Ok(()) => Self::enqueue(&mut self.work, *number, flow),
+                        Ok(()) => Self::enqueue(&mut self.turns, *number, flow),
                         Err(violation) => {
                             let number = *number;
                             warn!(%violation, "A client broke the rules of a flow");
@@ -458,79 +471,6 @@ impl Gateway {
         self.endpoint.close(connection, reason.code(), "denied", now);
         self.lose(connection, "denied");
     }
-
-    /// Whether nothing of any flow is left: no destination, no stream, no byte, attached or parked.
-    #[must_use]
-    pub fn is_bare(&self) -> bool {
-        let attached = self.peers.values();
-        let streams = attached.clone().all(|peer| peer.streams.is_empty());
-        let sessions = attached.filter_map(|peer| peer.session.as_ref());
-        let mut sessions = sessions.chain(self.parked.iter().map(|(_, session)| session));
-        let none = sessions.all(|session| session.flows.is_empty() && session.held == 0);
-        let ports = self.outlets.is_empty() && self.outlet_work.is_empty();
-        streams && none && ports && self.flows.is_empty() && self.memory.held() == 0
-    }
-
-    /// How many clients are connected.
-    #[must_use]
-    pub fn connected(&self) -> usize {
-        self.peers.values().filter(|peer| peer.session.is_some()).count()
-    }
-
-    /// What it does and has done. What came by datagram is the owner's to add.
-    #[must_use]
-    pub fn report(&self, now: Instant) -> Report {
-        let stats = self.stats;
-        let count = |number: usize| number as u64;
-        let mut activities: BTreeMap<PublicKey, Activity> = BTreeMap::new();
-        for peer in self.peers.values() {
-            let Some(session) = &peer.session else { continue };
-            activities.entry(peer.key).or_default().add(Activity {
-                flows: count(session.flows.len()),
-                addresses: self.addresses(peer),
-                tx_bytes: session.down_bytes,
-                rx_bytes: session.up_bytes,
-                connected_s: now.saturating_duration_since(peer.since).as_secs(),
-                silent_s: Some(peer.silence(now).as_secs()),
-            });
-        }
-        Report {
-            slot: SlotStatus {
-                slot: self.number.0,
-                connections: count(self.connected()),
-                flows: count(self.flows.len()),
-                moved_in: stats.moved_in,
-                readdressed: stats.readdressed,
-                ..SlotStatus::default()
-            },
-            parked: Waiting {
-                sessions: count(self.parked.iter().count()),
-                flows: self.parked.iter().map(|(_, session)| count(session.flows.len())).sum(),
-            },
-            held: Held { bytes: self.memory.held(), limit: self.memory.limit() },
-            evicted: stats.evicted,
-            restored: stats.restored,
-            unkept: stats.unkept,
-            dials: Dials {
-                connected: stats.connected,
-                failed: stats.failed,
-                denied: stats.denied,
-                limited: stats.limited,
-            },
-            datagrams: Datagrams { ports: count(self.outlets.len()), ..self.datagrams },
-            tx_bytes: stats.down_bytes,
-            rx_bytes: stats.up_bytes,
-            activities,
-        }
-    }
-
-    /// The paths of a connected client, the active one first.
-    fn addresses(&self, peer: &Peer) -> Vec<SocketAddr> {
-        let active = peer.paths.active();
-        let mut paths = self.endpoint.paths(peer.connection);
-        paths.sort_by_key(|path| Some(path.0) != active.map(|active| active.0));
-        paths.into_iter().filter_map(|path| self.endpoint.remote(peer.connection, path)).collect()
-    }
 }
 
 impl fmt::Debug for Gateway {
@@ -550,6 +490,19 @@ impl AsFd for Gateway {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dialler.as_fd()
     }
+}
+
+/// Streams of a client that may have so many flows: one for control, one for parcels, and some so that
+/// it is told of those beyond instead of waiting for a stream.
+fn streams(flows: u64) -> u64 {
+    const BEYOND: u64 = 255;
+    flows + 2 + BEYOND
+}
+
+/// Handshakes that may be under way at one of `slots` slots: strangers spread evenly.
+fn half_open(limits: &Limits, slots: u8) -> usize {
+    let half_open = limits.half_open.div_ceil(u32::from(slots.max(1)));
+    usize::try_from(half_open).unwrap_or(usize::MAX)
 }
 
 /// What the flows of one of `slots` slots may keep, in bytes.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use whimbrel_common::identity::{ClientName, PublicKey};
 use whimbrel_common::wire::{SessionId, WireFlow};
 use whimbrel_gateway_core::associations::Associations;
+use whimbrel_gateway_core::limits::Meter;
 use whimbrel_gateway_core::seen::Seen;
 
 use crate::keep::Place;
@@ -14,6 +15,9 @@ use crate::keep::Place;
 /// Sessions of one client that may wait for it: a daemon and a few wrapped commands. A client that
 /// was killed never comes back for its own.
 const MOST_PARKED: usize = 8;
+
+/// Bytes that may be moved now, or when some may be.
+pub(crate) type Room = Result<u64, Instant>;
 
 /// One session.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub(crate) struct Session {
     pub(crate) up_bytes: u64,
     pub(crate) down_bytes: u64,
     pub(crate) moves: u64,
+    /// Its bandwidth to and from destinations.
+    meters: Option<(Meter, Meter)>,
 }
 
 impl Session {
@@ -54,6 +60,23 @@ impl Session {
             up_bytes: 0,
             down_bytes: 0,
             moves: 0,
+            meters: None,
+        }
+    }
+
+    /// Bytes it may move to and from destinations at `rate` per second each; zero is no limit.
+    pub(crate) fn room(&mut self, rate: u64, now: Instant) -> (Room, Room) {
+        let (up, down) = self.meters.get_or_insert_with(|| (Meter::new(now), Meter::new(now)));
+        (up.room(rate, now), down.room(rate, now))
+    }
+
+    /// Bytes were moved to and from destinations.
+    pub(crate) fn count(&mut self, up: u64, down: u64) {
+        self.up_bytes += up;
+        self.down_bytes += down;
+        if let Some(meters) = &mut self.meters {
+            meters.0.count(up);
+            meters.1.count(down);
         }
     }
 
@@ -81,6 +104,22 @@ pub(crate) enum GivenUp {
     Expired,
     /// The client is not admitted any more.
     Revoked,
+}
+
+impl GivenUp {
+    /// What [`name`](Self::name) may be.
+    pub(crate) const NAMES: [&str; 4] = ["evicted", "crowded", "expired", "revoked"];
+
+    /// Why, in a word.
+    pub(crate) fn name(self) -> &'static str {
+        let [evicted, crowded, expired, revoked] = Self::NAMES;
+        match self {
+            Self::Evicted => evicted,
+            Self::Crowded => crowded,
+            Self::Expired => expired,
+            Self::Revoked => revoked,
+        }
+    }
 }
 
 impl fmt::Display for GivenUp {

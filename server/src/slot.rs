@@ -123,6 +123,8 @@ struct Slot {
     /// Datagrams received, and those of them that belong to other slots.
     datagrams: u64,
     strayed: u64,
+    /// Those that another slot was too busy to take.
+    strays_lost: u64,
 }
 
 enum Wake {
@@ -158,6 +160,7 @@ impl Slot {
             pending: None,
             datagrams: 0,
             strayed: 0,
+            strays_lost: 0,
         };
         slot.tell(ToHead::Started);
         Ok(slot)
@@ -232,6 +235,8 @@ impl Slot {
                 let mut report = Box::new(self.gateway.report(now));
                 report.slot.datagrams = self.datagrams;
                 report.slot.strayed = self.strayed;
+                report.figures = self.gateway.figures();
+                report.figures.strays_lost = self.strays_lost;
                 self.tell(ToHead::Report(inquiry, report));
             }
             ToSlot::Pulse => self.tell(ToHead::Turned(self.gateway.connected())),
@@ -279,7 +284,7 @@ impl Slot {
                 let place = self.ports.place(arrived.local);
                 let stray = Stray { remote: arrived.remote, place, ecn: arrived.ecn, data };
                 // A neighbour that is too busy loses it, as a full socket would.
-                let _ = neighbour.try_send(stray);
+                self.strays_lost += u64::from(neighbour.try_send(stray).is_err());
                 continue;
             }
             let Batch { remote, local, ecn, .. } = *arrived;

@@ -9,7 +9,8 @@ use whimbrel_common::config::InterfaceName;
 use whimbrel_common::units::Period;
 use whimbrel_host::Layout;
 use whimbrel_host::control::{self, AskError};
-use whimbrel_host::output::{Palette, document, line};
+use whimbrel_host::metrics;
+use whimbrel_host::output::{Palette, document, line, print};
 
 use crate::report::{Event, FlowReport, PathReport, Status};
 use crate::show;
@@ -36,6 +37,12 @@ pub(super) fn events(layout: &Layout, json: bool, follow: bool) -> anyhow::Resul
         }
         events.iter().map(show::event).collect::<Vec<_>>().join("\n")
     })
+}
+
+pub(super) fn metrics(layout: &Layout) -> anyhow::Result<()> {
+    let answer = ask(layout, metrics::VERB, &Value::Null)?;
+    print(answer.get("text").and_then(Value::as_str).unwrap_or(""));
+    Ok(())
 }
 
 pub(super) fn relocate(layout: &Layout, link: Option<&InterfaceName>) -> anyhow::Result<()> {

@@ -52,6 +52,8 @@ Commands:
   paths      List the paths to the gateway
   flows      List the connections that are carried
   events     List what happened lately
+  metrics    Print figures for a monitoring system, as Prometheus reads them
+  trace      Write down what paths, moves and connections do, as a qlog, until Ctrl-C
   move       Move to a link by hand
   pause      Let new connections go direct, for a time or until `resume`
   resume     Capture new connections again

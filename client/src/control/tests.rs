@@ -35,6 +35,14 @@ impl Running for Model {
         Vec::new()
     }
 
+    fn metrics(&mut self) -> String {
+        "whimbrel_steps_total 1\n".to_owned()
+    }
+
+    fn trace(&mut self, responder: Responder) {
+        responder.reply(Ok(json!({})));
+    }
+
     fn events(&mut self) -> &mut Events {
         &mut self.events
     }

@@ -23,16 +23,15 @@ impl Daemon {
 
     fn adopt(&mut self, config: ClientConfig) {
         let fixed = |config: &ClientConfig| {
-            let ClientConfig { gateway, gateway_key, capture, paths, .. } = config;
+            let ClientConfig { gateway, gateway_key, capture, paths, metrics, .. } = config;
             (
-                gateway.clone(),
-                *gateway_key,
+                (gateway.clone(), *gateway_key, *metrics),
                 (capture.interface.clone(), capture.address4, capture.address6),
                 paths.mark,
             )
         };
         if fixed(&config) != fixed(&self.config) {
-            warn!("The gateway, the TUN and paths.mark change with the next start only");
+            warn!("The gateway, metrics, the TUN and paths.mark change with the next start only");
         }
         let (before, now) = (std::mem::replace(&mut self.config, config), Instant::now());
         let Self { config, .. } = self;

@@ -29,7 +29,7 @@ mod stream;
 pub use datagram::NotSent;
 pub use event::{Event, Lost};
 pub use path::{Frames, OpenPathError, Path, PathView};
-pub use stream::{Read, Stream, StreamEnd};
+pub use stream::{Read, Stream, StreamEnd, Urgency};
 
 /// Names a connection of an [`Endpoint`]. Numbers are used again after [`Event::Lost`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +89,21 @@ pub struct Endpoint {
     /// Handshakes under way, by when they must be over.
     handshakes: VecDeque<(Instant, usize)>,
     drained: Vec<usize>,
+    /// What connections that are gone moved.
+    past: Totals,
+    /// Handshakes that had to prove their address first.
+    retries: u64,
+}
+
+/// What all connections moved since the start of the process, in bytes of UDP payload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Sent.
+    pub tx_bytes: u64,
+    /// Received.
+    pub rx_bytes: u64,
+    /// Deemed lost, and sent again where they still mattered.
+    pub lost_bytes: u64,
 }
 
 struct Slot {
@@ -147,6 +162,8 @@ impl Endpoint {
             half_open: tuning.half_open,
             handshakes: VecDeque::new(),
             drained: Vec::new(),
+            past: Totals::default(),
+            retries: 0,
         })
     }
 
@@ -166,6 +183,11 @@ impl Endpoint {
             .connect(now, config, remote, "whimbrel")
             .map_err(|error| failed(error.to_string()))?;
         Ok(self.insert(handle, connection, now))
+    }
+
+    /// Changes [`Tuning::half_open`].
+    pub fn set_half_open(&mut self, half_open: usize) {
+        self.half_open = half_open;
     }
 
     /// A datagram arrived from `remote` at the local address `local`.
@@ -205,7 +227,10 @@ impl Endpoint {
             self.slots.iter().flatten().filter(|slot| !slot.connected && !slot.lost).count();
         if half_open >= self.half_open && incoming.may_retry() {
             match self.engine.retry(incoming, &mut response) {
-                Ok(transmit) => self.responses.push_back((transmit, response)),
+                Ok(transmit) => {
+                    self.retries += 1;
+                    self.responses.push_back((transmit, response));
+                }
                 Err(error) => debug!(%error, "cannot ask for a retry"),
             }
             return;
@@ -236,7 +261,8 @@ impl Endpoint {
         }
         // The engine uses a number again as soon as it has drained, which may be before we have.
         self.drained.retain(|drained| *drained != handle.0);
-        let before = self.slots[handle.0].take();
+        let mut before = self.slots[handle.0].take();
+        self.past += before.as_mut().map(Slot::totals).unwrap_or_default();
         if let Some(at) = before.as_ref().and_then(|before| before.timer) {
             self.timers.remove(&(at, handle.0));
         }
@@ -336,10 +362,11 @@ impl Endpoint {
         self.pump(index);
         if self.drained.contains(&index) {
             self.drained.retain(|drained| *drained != index);
-            if let Some(slot) = self.slots.get_mut(index).and_then(Option::take)
-                && let Some(at) = slot.timer
-            {
-                self.timers.remove(&(at, index));
+            if let Some(mut slot) = self.slots.get_mut(index).and_then(Option::take) {
+                self.past += slot.totals();
+                if let Some(at) = slot.timer {
+                    self.timers.remove(&(at, index));
+                }
             }
             return;
         }
@@ -392,12 +419,43 @@ impl Endpoint {
         }
     }
 
+    /// What all connections moved so far.
+    pub fn totals(&mut self) -> Totals {
+        let mut totals = self.past;
+        self.slots.iter_mut().flatten().for_each(|slot| totals += slot.totals());
+        totals
+    }
+
+    /// Handshakes that had to prove their address first, see [`Tuning::half_open`].
+    pub fn retries(&self) -> u64 {
+        self.retries
+    }
+
     /// Grants an admitted client `streams` concurrent flows and lifts the stranger's limits.
     pub fn grant(&mut self, connection: Connection, streams: u64) {
         if let Some(slot) = self.slot(connection) {
             slot.connection.set_receive_window(transport::CLIENT_WINDOW.into());
             slot.connection.set_max_concurrent_streams(Dir::Bi, varint(streams));
         }
+    }
+}
+
+impl Slot {
+    fn totals(&mut self) -> Totals {
+        let stats = self.connection.stats();
+        Totals {
+            tx_bytes: stats.udp_tx.bytes,
+            rx_bytes: stats.udp_rx.bytes,
+            lost_bytes: stats.lost_bytes,
+        }
+    }
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.tx_bytes += other.tx_bytes;
+        self.rx_bytes += other.rx_bytes;
+        self.lost_bytes += other.lost_bytes;
     }
 }
 

@@ -19,7 +19,7 @@ mod witness;
 pub use credentials::{client_tls, gateway_tls};
 pub use endpoint::{
     ConnectFailed, Connection, Endpoint, Event, Frames, Lost, NotSent, OpenPathError, Path,
-    PathView, Read, Stream, StreamEnd, Transmit,
+    PathView, Read, Stream, StreamEnd, Totals, Transmit, Urgency,
 };
 pub use observed::Progress;
 pub use parcels::{ParcelCounts, Parcels};

@@ -9,7 +9,12 @@ use whimbrel_common::wire::{
     self, Control, FlowAnswer, FlowHeader, StreamCode, Taken, WireError, WireFlow,
 };
 
-use crate::endpoint::{Connection, Endpoint, Read, Stream, StreamEnd};
+use crate::endpoint::{Connection, Endpoint, Read, Stream, StreamEnd, Urgency};
+
+/// A flow that keeps no more than this goes before those that keep more, in bytes: keystrokes,
+/// requests and short answers fit, as in the initial window of RFC 6928 (ten packets). A flow with
+/// more to send leaves the rank as soon as it has said it, so nobody starves.
+const SPARSE: u64 = 16 * 1024;
 
 /// Both directions of one flow, and the stream they currently use.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub struct Pipe {
     /// The beginning of the peer's frame while it is incomplete.
     partial: BytesMut,
     blocked: bool,
+    /// What the stream was ranked as last; `None` for one that was not yet.
+    urgency: Option<Urgency>,
     /// How the peer's direction of the stream ended. The engine says it once and then forgets the
     /// stream, which would look like a reset.
     closed: Option<Closed>,
@@ -76,6 +83,7 @@ impl Pipe {
             head: BytesMut::new(),
             partial: BytesMut::new(),
             blocked: false,
+            urgency: None,
             closed: None,
         }
     }
@@ -212,6 +220,7 @@ impl Pipe {
         self.head.clear();
         self.partial.clear();
         self.blocked = false;
+        self.urgency = None;
         self.closed = None;
         Ok(())
     }
@@ -225,6 +234,7 @@ impl Pipe {
         let (taken, limit, fin_taken) = self.receiver.report();
         self.stream = stream;
         self.blocked = false;
+        self.urgency = None;
         self.closed = None;
         self.head.clear();
         self.partial.clear();
@@ -276,6 +286,11 @@ impl Pipe {
         if !self.announce(endpoint, connection)? {
             return Ok(());
         }
+        if self.sender.has_unsent() {
+            let sparse = self.sender.held() <= SPARSE;
+            let urgency = if sparse { Urgency::Sparse } else { Urgency::Bulk };
+            self.rank(urgency, endpoint, connection);
+        }
         while let Some(chunk) = self.sender.unsent() {
             let length = chunk.len();
             let count = endpoint.write(connection, self.stream, chunk)?;
@@ -303,6 +318,9 @@ impl Pipe {
         endpoint: &mut Endpoint,
         connection: Connection,
     ) -> Result<bool, StreamEnd> {
+        if !self.head.is_empty() {
+            self.rank(Urgency::Sparse, endpoint, connection);
+        }
         while !self.head.is_empty() {
             let chunk = self.head.clone().freeze();
             let count = endpoint.write(connection, self.stream, chunk)?;
@@ -313,6 +331,12 @@ impl Pipe {
             let _written = self.head.split_to(count);
         }
         Ok(true)
+    }
+
+    fn rank(&mut self, urgency: Urgency, endpoint: &mut Endpoint, connection: Connection) {
+        if self.urgency.replace(urgency) != Some(urgency) {
+            endpoint.rank(connection, self.stream, urgency);
+        }
     }
 
     /// Whether the stream refused bytes at the last [`push`](Self::push).
@@ -405,6 +429,7 @@ impl Reports {
 #[derive(Debug)]
 pub struct ControlStream {
     stream: Stream,
+    ranked: bool,
     input: BytesMut,
     output: BytesMut,
     received: u64,
@@ -431,7 +456,8 @@ const MAX_CONTROL_OUTPUT: usize = 4 * 1024 * 1024;
 impl ControlStream {
     /// The control stream of a connection, on `stream`.
     pub fn new(stream: Stream) -> Self {
-        Self { stream, input: BytesMut::new(), output: BytesMut::new(), received: 0 }
+        let (input, output) = (BytesMut::new(), BytesMut::new());
+        Self { stream, ranked: false, input, output, received: 0 }
     }
 
     /// Which stream it is.
@@ -458,6 +484,9 @@ impl ControlStream {
         endpoint: &mut Endpoint,
         connection: Connection,
     ) -> Result<(), ControlEnd> {
+        if !self.output.is_empty() && !std::mem::replace(&mut self.ranked, true) {
+            endpoint.rank(connection, self.stream, Urgency::Control);
+        }
         while !self.output.is_empty() {
             let chunk = self.output.clone().freeze();
             match endpoint.write(connection, self.stream, chunk) {

@@ -57,8 +57,6 @@ pub struct Tuning {
     /// Assumed round trip of a path before its first sample (RFC 9002 §6.2.2 says 333 ms; a lost
     /// first packet of a new path costs three of these, and radio paths answer within 100 ms).
     pub initial_rtt: Duration,
-    /// Bytes the engine buffers for sending: covers bandwidth × delay of the fastest path.
-    pub send_window: u64,
     /// Largest UDP payload MTU discovery tries, in bytes: 1,500 less IPv6 and UDP headers.
     pub mtu_limit: u16,
     /// Datagrams one send call may carry with segmentation offload.
@@ -78,7 +76,6 @@ impl Default for Tuning {
             paths: 8,
             idle_timeout: Duration::from_secs(600),
             initial_rtt: Duration::from_millis(100),
-            send_window: 16 * 1024 * 1024,
             mtu_limit: 1452,
             segments: 32,
             half_open: 1000,
@@ -106,6 +103,11 @@ const DATAGRAMS_IN: usize = 512 * 1024;
 /// them in their order whatever becomes of the path, so more wait outside, where they age.
 const DATAGRAMS_OUT: usize = 96 * 1024;
 
+/// What an end may have unacknowledged over all streams, in bytes. It must never bind, or flows with
+/// much to send would keep a keystroke from being sent at all: what is sent is kept by its flow
+/// anyway, which our own credit and the gateway's limits bound, and the engine shares it.
+const SEND_WINDOW: u64 = 4 * 1024 * 1024 * 1024;
+
 pub(crate) fn transport(tuning: &Tuning, role: &Role) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle = VarInt::from_u64(u64::try_from(tuning.idle_timeout.as_millis()).unwrap_or(600_000))
@@ -119,7 +121,7 @@ pub(crate) fn transport(tuning: &Tuning, role: &Role) -> TransportConfig {
         .default_path_max_idle_timeout(None)
         .max_idle_timeout(Some(idle.into()))
         .initial_rtt(tuning.initial_rtt)
-        .send_window(tuning.send_window)
+        .send_window(SEND_WINDOW)
         .stream_receive_window(STREAM_WINDOW.into())
         .max_concurrent_uni_streams(0_u32.into())
         .mtu_discovery_config(Some(mtu))

@@ -1,194 +1,21 @@
 //! Both ends of the carrier on a virtual clock and a network in memory.
 
-use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use whimbrel_carrier::{
-    AnswerOrEnd, Connection, Endpoint, Event, Identity, Lost, Path, Pipe, Pulled, Read, Role,
-    Stream, Tuning,
+    AnswerOrEnd, Connection, Endpoint, Event, Lost, Path, Pipe, Pulled, Stream,
 };
-use whimbrel_common::cid::ServerId;
-use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::session::INITIAL_WINDOW;
 use whimbrel_common::wire::{FlowAnswer, FlowHeader, WireFlow};
 
-const GATEWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
-const ONE_WAY: Duration = Duration::from_millis(10);
+#[path = "pair/stage.rs"]
+mod stage;
+#[path = "pair/urgency.rs"]
+mod urgency;
 
-/// What either end may wait for more to acknowledge (RFC 9000 §18.2).
-const ACK_DELAY: Duration = Duration::from_millis(25);
-
-/// The link of a datagram, by the stand-in address the client's engine knows it by.
-fn link(number: u16) -> IpAddr {
-    IpAddr::from([0x100, 0, 0, 0, 0, 0, 0, number])
-}
-
-fn key(seed: u8) -> SecretKey {
-    SecretKey::from_seed([seed; 32])
-}
-
-fn client(own: u8, gateway: PublicKey) -> Endpoint {
-    let identity = Identity { key: key(own), role: Role::Client { gateway } };
-    Endpoint::new(&identity, &Tuning::default()).expect("the key is a key")
-}
-
-fn gateway(own: u8) -> Endpoint {
-    let identity = Identity { key: key(own), role: Role::Gateway { server: ServerId::default() } };
-    Endpoint::new(&identity, &Tuning::default()).expect("the key is a key")
-}
-
-struct Datagram {
-    due: Instant,
-    to_gateway: bool,
-    link: IpAddr,
-    bytes: BytesMut,
-}
-
-/// A client with links 1 and 2, a gateway, and what is on its way between them.
-struct Pair {
-    client: Endpoint,
-    gateway: Endpoint,
-    now: Instant,
-    wire: VecDeque<Datagram>,
-    dead: Vec<IpAddr>,
-    /// Packets of the first link leave by the second.
-    steered: bool,
-    /// The port of the first link, as the gateway sees it.
-    port: u16,
-    client_events: Vec<Event>,
-    gateway_events: Vec<(Connection, Event)>,
-    sent_on: Vec<IpAddr>,
-}
-
-impl Pair {
-    fn new(client: Endpoint, gateway: Endpoint) -> Self {
-        Self {
-            client,
-            gateway,
-            now: Instant::now(),
-            wire: VecDeque::new(),
-            dead: Vec::new(),
-            steered: false,
-            port: 5000,
-            client_events: Vec::new(),
-            gateway_events: Vec::new(),
-            sent_on: Vec::new(),
-        }
-    }
-
-    fn connected() -> (Self, Connection, Connection) {
-        let mut pair = Self::new(client(1, key(2).public()), gateway(2));
-        let at_client = pair.client.connect(GATEWAY, pair.now).expect("a client may connect");
-        pair.run(Duration::from_millis(200));
-        let at_gateway = pair
-            .gateway_events
-            .iter()
-            .find_map(|(connection, event)| {
-                matches!(event, Event::Connected { .. }).then_some(*connection)
-            })
-            .expect("the gateway saw the handshake");
-        pair.gateway.grant(at_gateway, 100);
-        pair.run(Duration::from_millis(50));
-        (pair, at_client, at_gateway)
-    }
-
-    fn address(&self, link: IpAddr) -> SocketAddr {
-        let IpAddr::V6(v6) = link else { unreachable!("links are known by IPv6 stand-ins") };
-        let [.., last] = v6.octets();
-        let port = if last == 1 { self.port } else { 5000 };
-        SocketAddr::new(IpAddr::from([10, 0, last, 2]), port)
-    }
-
-    fn exchange(&mut self) {
-        let mut buffer = Vec::new();
-        while let Some(transmit) = self.client.poll_transmit(self.now, &mut buffer) {
-            let own = transmit.source.unwrap_or_else(|| link(1));
-            let link = if self.steered && own == link(1) { link(2) } else { own };
-            self.sent_on.push(link);
-            self.put(true, link, &buffer, transmit.segment);
-            buffer.clear();
-        }
-        while let Some(transmit) = self.gateway.poll_transmit(self.now, &mut buffer) {
-            let IpAddr::V4(to) = transmit.destination.ip() else { unreachable!("IPv4 only") };
-            let to = link(to.octets()[2].into());
-            // A translator drops what comes to a mapping it has forgotten.
-            if transmit.destination == self.address(to) {
-                self.put(false, to, &buffer, transmit.segment);
-            }
-            buffer.clear();
-        }
-    }
-
-    fn put(&mut self, to_gateway: bool, link: IpAddr, bytes: &[u8], segment: Option<usize>) {
-        if self.dead.contains(&link) {
-            return;
-        }
-        for datagram in bytes.chunks(segment.unwrap_or(bytes.len()).max(1)) {
-            let due = self.now + ONE_WAY;
-            self.wire.push_back(Datagram { due, to_gateway, link, bytes: datagram.into() });
-        }
-    }
-
-    fn deliver(&mut self) {
-        while self.wire.front().is_some_and(|datagram| datagram.due <= self.now) {
-            let Some(datagram) = self.wire.pop_front() else { break };
-            if self.dead.contains(&datagram.link) {
-                continue;
-            }
-            if datagram.to_gateway {
-                let from = self.address(datagram.link);
-                self.gateway.handle_datagram(from, None, None, datagram.bytes, self.now);
-            } else {
-                let from = GATEWAY;
-                let local = Some(datagram.link);
-                self.client.handle_datagram(from, local, None, datagram.bytes, self.now);
-            }
-        }
-    }
-
-    /// Lets `span` pass.
-    fn run(&mut self, span: Duration) {
-        let end = self.now + span;
-        while self.now < end {
-            self.client.handle_timeout(self.now);
-            self.gateway.handle_timeout(self.now);
-            self.deliver();
-            self.client.advance();
-            self.gateway.advance();
-            self.exchange();
-            self.client_events.extend(std::iter::from_fn(|| self.client.poll_event()).map(|e| e.1));
-            self.gateway_events.extend(std::iter::from_fn(|| self.gateway.poll_event()));
-            self.now += Duration::from_millis(1);
-        }
-    }
-
-    fn lost(&self) -> Option<&Lost> {
-        self.client_events
-            .iter()
-            .find_map(|event| if let Event::Lost(reason) = event { Some(reason) } else { None })
-    }
-
-    fn open_second_path(&mut self, connection: Connection) -> Path {
-        let path = self
-            .client
-            .open_path(connection, GATEWAY, link(2), self.now)
-            .expect("the gateway grants paths");
-        self.run(Duration::from_millis(200));
-        let opened = |event: &Event| matches!(event, Event::PathOpened(opened) if *opened == path);
-        assert!(self.client_events.iter().any(opened), "the path was validated");
-        path
-    }
-}
-
-fn read_all(endpoint: &mut Endpoint, connection: Connection, stream: Stream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while let Read::Data(chunk) = endpoint.read(connection, stream, usize::MAX) {
-        bytes.extend_from_slice(&chunk);
-    }
-    bytes
-}
+use stage::*;
 
 #[test]
 fn ends_learn_each_others_keys() {
@@ -255,6 +82,28 @@ fn unanswered_handshake_ends() {
     pair.client.connect(GATEWAY, pair.now).unwrap();
     pair.run(Duration::from_secs(11));
     assert_eq!(pair.lost(), Some(&Lost::Closed));
+}
+
+#[test]
+fn newcomers_prove_their_address_while_many_handshakes_hang() {
+    for (half_open, retries) in [(3, 1), (4, 0)] {
+        let mut pair = Pair::new(client(1, key(2).public()), gateway(2));
+        pair.gateway.set_half_open(half_open);
+        // Each begins from an address of its own and is never heard of again.
+        for stranger in 0..3 {
+            let mut endpoint = client(10 + stranger, key(2).public());
+            endpoint.connect(GATEWAY, pair.now).unwrap();
+            let mut datagram = Vec::new();
+            endpoint.poll_transmit(pair.now, &mut datagram).unwrap();
+            let from = SocketAddr::from(([203, 0, 113, stranger], 4433));
+            pair.gateway.handle_datagram(from, None, None, datagram[..].into(), pair.now);
+        }
+        pair.client.connect(GATEWAY, pair.now).unwrap();
+        pair.run(Duration::from_millis(300));
+        let connected = |event: &(_, Event)| matches!(event.1, Event::Connected { .. });
+        assert!(pair.gateway_events.iter().any(connected), "with {half_open} half open");
+        assert_eq!(pair.gateway.retries(), retries, "with {half_open} half open");
+    }
 }
 
 #[test]

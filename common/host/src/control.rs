@@ -17,7 +17,7 @@ mod tests;
 
 pub use ask::{AskError, Line, ask, follow};
 pub use peer::{Peer, group_id};
-pub use server::{Changes, ControlServer, Request, Responder, Subscription};
+pub use server::{Asker, Changes, ControlServer, Request, Responder, Subscription};
 
 /// The longest request or response line, in bytes. A listing of a full flow table has its own
 /// limit on rows, so that it fits.

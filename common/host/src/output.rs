@@ -14,6 +14,11 @@ pub fn line(text: impl Display) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
+/// Prints a text as it is on stdout.
+pub fn print(text: impl Display) {
+    let _ = write!(std::io::stdout().lock(), "{text}");
+}
+
 /// Prints a remark on stderr, beside output that a program may read.
 pub fn remark(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::raw::Raw;
 use super::schema::{self, Entry, Key, list, quoted};
-use super::{ConfigError, HostPort, InterfaceName};
+use super::{ConfigError, HostPort, InterfaceName, MetricsPort, metrics_port};
 use crate::cidr::Cidr;
 use crate::identity::PublicKey;
 use crate::units::Period;
@@ -19,6 +19,8 @@ pub struct ClientConfig {
     pub gateway: HostPort,
     /// The key the gateway must prove it owns.
     pub gateway_key: PublicKey,
+    /// Where figures may be read.
+    pub metrics: MetricsPort,
     /// Which of the host's traffic is carried.
     pub capture: Capture,
     /// How uplinks are chosen.
@@ -102,6 +104,7 @@ impl ClientConfig {
         Ok(Self {
             gateway: raw.read("gateway")?,
             gateway_key: raw.read("gateway_key")?,
+            metrics: metrics_port::read(&raw)?,
             capture: capture(&raw)?,
             paths: Paths {
                 prefer: raw.read("paths.prefer")?,
@@ -233,6 +236,14 @@ const KEYS: &[Key<ClientConfig>] = &[
         example: "\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"",
         comment: "The public key of the gateway: 43 characters, from `whimbrel-gateway init`.",
         show: |config| quoted(&config.gateway_key),
+    },
+    Key {
+        section: "",
+        name: "metrics",
+        default: Some("\"\""),
+        example: "",
+        comment: metrics_port::COMMENT,
+        show: |config| quoted(&config.metrics),
     },
     Key {
         section: "capture",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::client::hold;
 use super::raw::Raw;
 use super::schema::{self, Entry, Key, list, quoted};
-use super::{ConfigError, HostPort};
+use super::{ConfigError, HostPort, MetricsPort, metrics_port};
 use crate::cidr::Cidr;
 use crate::units::{Period, Size};
 
@@ -20,6 +20,8 @@ pub struct GatewayConfig {
     pub public: HostPort,
     /// Data threads; `None` for as many as there are cores and sockets for them.
     pub slots: Option<NonZeroU8>,
+    /// Where figures may be read.
+    pub metrics: MetricsPort,
     /// What clients may reach.
     pub egress: Egress,
     /// What one client may use.
@@ -45,6 +47,8 @@ pub struct Limits {
     pub dials_per_second: u32,
     /// Bytes held for one client in both directions, over all its flows.
     pub buffered_per_client: u64,
+    /// Bytes per second carried for one client, in each direction; zero for as much as there is.
+    pub bandwidth_per_client: u64,
     /// Bytes held for all clients together; zero for a share of the machine's memory.
     pub memory: u64,
     /// How long a destination may take to answer.
@@ -72,6 +76,7 @@ impl GatewayConfig {
             slots: u8::try_from(raw.read_within("slots", 0..=255_u32)?)
                 .ok()
                 .and_then(NonZeroU8::new),
+            metrics: metrics_port::read(&raw)?,
             egress: Egress { allow: raw.read("egress.allow")?, deny: raw.read("egress.deny")? },
             limits: limits(&raw)?,
         })
@@ -111,6 +116,7 @@ fn limits(raw: &Raw<'_>) -> Result<Limits, ConfigError> {
         flows_per_client: raw.read_within("limits.flows_per_client", 1..=1_000_000)?,
         dials_per_second: raw.read_within("limits.dials_per_second", 1..=1_000_000)?,
         buffered_per_client: size.0,
+        bandwidth_per_client: bandwidth(raw)?,
         memory: memory.0,
         dial_timeout: raw.read_within("limits.dial_timeout", timeout)?.0,
         half_open: raw.read_within("limits.half_open", 1..=1_000_000)?,
@@ -118,8 +124,22 @@ fn limits(raw: &Raw<'_>) -> Result<Limits, ConfigError> {
     })
 }
 
+/// Less than this is not worth a tunnel, and more likely a slip of the pen.
+const LEAST_BANDWIDTH: Size = Size(64 << 10);
+
+fn bandwidth(raw: &Raw<'_>) -> Result<u64, ConfigError> {
+    let path = "limits.bandwidth_per_client";
+    let size = raw.read_within(path, Size(0)..=Size(1 << 40))?;
+    if size > Size(0) && size < LEAST_BANDWIDTH {
+        let because =
+            format!("is less than {LEAST_BANDWIDTH} per second; write \"0B\" for no limit");
+        return Err(raw.refuse(path, &because));
+    }
+    Ok(size.0)
+}
+
 const TITLE: &str =
-    "Whimbrel gateway. Reload the gateway after a change; `listen` and `slots` need a restart.";
+    "Whimbrel gateway. Reload it after a change; `listen`, `slots` and `metrics` need a restart.";
 
 const KEYS: &[Key<GatewayConfig>] = &[
     Key {
@@ -147,6 +167,14 @@ const KEYS: &[Key<GatewayConfig>] = &[
         comment: "Threads that carry clients: 0 to 255, 0 for one per core. More than one need as many\n\
                   sockets of each address, which systemd passes (whimbrel-gateway.socket).",
         show: |config| config.slots.map_or(0, NonZeroU8::get).to_string(),
+    },
+    Key {
+        section: "",
+        name: "metrics",
+        default: Some("\"\""),
+        example: "",
+        comment: metrics_port::COMMENT,
+        show: |config| quoted(&config.metrics),
     },
     Key {
         section: "egress",
@@ -189,6 +217,15 @@ const KEYS: &[Key<GatewayConfig>] = &[
         example: "",
         comment: "Bytes held for one client over all its connections: 1MiB to 1024GiB.",
         show: |config| quoted(&Size(config.limits.buffered_per_client)),
+    },
+    Key {
+        section: "limits",
+        name: "bandwidth_per_client",
+        default: Some("\"0B\""),
+        example: "",
+        comment: "Bytes per second carried for one client in each direction: 64KiB to 1024GiB, 0B for as\n\
+                  much as there is, which clients share evenly.",
+        show: |config| quoted(&Size(config.limits.bandwidth_per_client)),
     },
     Key {
         section: "limits",

@@ -292,3 +292,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn figures_are_for_this_machine_alone() {
+    assert_eq!(client("").unwrap().metrics, MetricsPort(None));
+    for own in ["127.0.0.1:9464", "[::1]:9464", "127.1.2.3:1", "[::ffff:127.0.0.1]:9464"] {
+        let config = gateway(&format!("metrics = \"{own}\"\n")).unwrap();
+        assert_eq!(config.metrics.0.unwrap().to_string(), own);
+        assert_eq!(GatewayConfig::parse(&config.to_toml(), "again"), Ok(config));
+    }
+    assert_eq!(
+        gateway_error("metrics = \"0.0.0.0:9464\"\n"),
+        "gateway.toml:2: metrics is 0.0.0.0:9464, which others could reach; write an address of this \
+         machine alone, as in \"127.0.0.1:9464\""
+    );
+    assert!(client_error("metrics = \"[2001:db8::1]:9464\"\n").contains("others could reach"));
+    assert!(client_error("metrics = \"127.0.0.1:0\"\n").contains("has no port"));
+    for wrong in ["\"9464\"", "\"localhost:9464\"", "9464", "true"] {
+        let error = client_error(&format!("metrics = {wrong}\n"));
+        assert!(error.contains("write \"address:port\""), "{error}");
+    }
+}
+
+#[test]
+fn a_bandwidth_that_carries_nothing_is_refused() {
+    let rate = |text: &str| gateway(&format!("[limits]\nbandwidth_per_client = \"{text}\"\n"));
+    assert_eq!(rate("0B").unwrap().limits.bandwidth_per_client, 0);
+    assert_eq!(rate("12MiB").unwrap().limits.bandwidth_per_client, 12 << 20);
+    let error = rate("10KiB").unwrap_err().to_string();
+    assert!(error.contains("limits.bandwidth_per_client is less than 64KiB per second"), "{error}");
+}

@@ -72,6 +72,20 @@ pub enum State {
     Cooldown,
 }
 
+impl State {
+    /// Every state there is.
+    pub const ALL: [Self; 8] = [
+        Self::Absent,
+        Self::Probing,
+        Self::Warm,
+        Self::Active,
+        Self::Suspect,
+        Self::Steered,
+        Self::Draining,
+        Self::Cooldown,
+    ];
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -265,6 +279,21 @@ pub enum MoveReason {
     Metered,
     /// A link that had failed works again.
     Return,
+}
+
+impl MoveReason {
+    /// Every reason there is.
+    pub const ALL: [Self; 9] = [
+        Self::LinkDown,
+        Self::AddressRemoved,
+        Self::SendError,
+        Self::BlackHole,
+        Self::Preferred,
+        Self::Hand,
+        Self::PeerAsked,
+        Self::Metered,
+        Self::Return,
+    ];
 }
 
 impl fmt::Display for MoveReason {

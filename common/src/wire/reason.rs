@@ -85,7 +85,8 @@ pub enum RefuseReason {
 }
 
 impl RefuseReason {
-    const ALL: [Self; 7] = [
+    /// Every reason there is.
+    pub const ALL: [Self; 7] = [
         Self::Refused,
         Self::HostUnreachable,
         Self::NetworkUnreachable,

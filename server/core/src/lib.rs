@@ -10,3 +10,4 @@ pub mod limits;
 pub mod memory;
 pub mod seen;
 pub mod steering;
+pub mod turns;

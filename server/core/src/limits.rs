@@ -1,4 +1,4 @@
-//! How much one client may use: flows at once, and dials per second.
+//! How much one client may use: flows at once, dials per second, and bytes per second.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ pub enum Exceeded {
 struct ClientUsage {
     sessions: u32,
     flows: u32,
+    options: Options,
     most_flows: u32,
     dials: Bucket,
 }
@@ -54,30 +55,39 @@ impl Usage {
         }
     }
 
-    /// Changes the limits of clients that are [allowed](Self::allow) something from now on.
+    /// Changes the limits of every client. Flows beyond them stay.
     pub fn reconfigure(&mut self, limits: &Limits) {
         self.flows_per_client = limits.flows_per_client;
         self.dials_per_second = limits.dials_per_second;
+        let (flows, dials) = (self.flows_per_client, self.dials_per_second);
+        self.clients.values_mut().for_each(|client| client.confine(flows, dials));
     }
 
     /// Counts a session of a client. Its exceptions count from the next
     /// [`allow`](Self::allow).
     pub fn welcome(&mut self, client: PublicKey, now: Instant) {
         let (most_flows, rate) = (self.flows_per_client, self.dials_per_second);
-        let fresh =
-            || ClientUsage { sessions: 0, flows: 0, most_flows, dials: Bucket::new(rate, now) };
+        let fresh = || ClientUsage {
+            sessions: 0,
+            flows: 0,
+            options: Options::default(),
+            most_flows,
+            dials: Bucket::new(rate, now),
+        };
         self.clients.entry(client).or_insert_with(fresh).sessions += 1;
     }
 
     /// Sets the limits of a client, with its exceptions. Keeps what it uses already.
-    pub fn allow(&mut self, client: &PublicKey, options: &Options, now: Instant) {
-        let most_flows = options.flows.unwrap_or(self.flows_per_client);
-        let rate = options.dials.unwrap_or(self.dials_per_second);
+    pub fn allow(&mut self, client: &PublicKey, options: &Options) {
         let Some(usage) = self.clients.get_mut(client) else { return };
-        usage.most_flows = most_flows;
-        if usage.dials.rate != rate {
-            usage.dials = Bucket::new(rate, now);
-        }
+        usage.options = *options;
+        usage.confine(self.flows_per_client, self.dials_per_second);
+    }
+
+    /// Flows the client may have open.
+    #[must_use]
+    pub fn most_flows(&self, client: &PublicKey) -> u32 {
+        self.clients.get(client).map_or(self.flows_per_client, |usage| usage.most_flows)
     }
 
     /// Counts one more flow and its dial.
@@ -127,6 +137,14 @@ impl Usage {
     }
 }
 
+impl ClientUsage {
+    fn confine(&mut self, flows: u32, dials: u32) {
+        self.most_flows = self.options.flows.unwrap_or(flows);
+        // What is saved up is kept as time, and so stays in proportion.
+        self.dials.rate = self.options.dials.unwrap_or(dials).max(1);
+    }
+}
+
 impl Bucket {
     /// A full bucket of `rate` tokens per second, at least one.
     #[must_use]
@@ -149,6 +167,65 @@ impl Bucket {
             None => false,
         }
     }
+}
+
+/// How long a client may save up its bandwidth: what it does not use within this is gone.
+const SAVED: Duration = Duration::from_millis(20);
+
+/// The least a client may save up, in bytes: one read from a destination.
+const LEAST_SAVED: u64 = 64 * 1024;
+
+/// The bandwidth of one client in one direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Meter {
+    /// Bytes it may move; less than none when a turn moved more.
+    level: i64,
+    filled: Instant,
+}
+
+impl Meter {
+    /// Nothing was moved yet.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { level: i64::MAX, filled: now }
+    }
+
+    /// Bytes that may be moved now, at `rate` bytes per second; zero is no limit.
+    ///
+    /// # Errors
+    /// When something may be moved again.
+    pub fn room(&mut self, rate: u64, now: Instant) -> Result<u64, Instant> {
+        if rate == 0 {
+            self.level = i64::MAX;
+            return Ok(u64::MAX);
+        }
+        let most = (share(rate, SAVED)).max(LEAST_SAVED);
+        let gained = share(rate, now.saturating_duration_since(self.filled));
+        if gained > 0 {
+            self.filled = self.filled.max(now);
+        }
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        self.level = self.level.saturating_add_unsigned(gained).min(most);
+        match u64::try_from(self.level) {
+            Ok(room) if room > 0 => Ok(room),
+            // Half of what can be saved up: not one packet at a time.
+            Ok(_) | Err(_) => {
+                let missing = self.level.abs_diff(most / 2);
+                Err(now + Duration::from_secs_f64(missing as f64 / rate as f64))
+            }
+        }
+    }
+
+    /// So many bytes were moved.
+    pub fn count(&mut self, bytes: u64) {
+        self.level = self.level.saturating_sub_unsigned(bytes);
+    }
+}
+
+/// Bytes at `rate` per second in this time.
+fn share(rate: u64, time: Duration) -> u64 {
+    let bytes = u128::from(rate) * time.as_nanos() / 1_000_000_000;
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -225,13 +302,68 @@ mod tests {
     fn a_client_may_have_limits_of_its_own() {
         let (mut usage, now) = (usage(1, 1), start());
         usage.welcome(key(1), now);
-        usage.allow(&key(1), &Options { flows: Some(3), dials: Some(3) }, now);
+        usage.allow(&key(1), &Options { flows: Some(3), dials: Some(3) });
         for _ in 0..3 {
             usage.open(&key(1), now).unwrap();
         }
         assert_eq!(usage.open(&key(1), now), Err(Exceeded::Flows(3)));
-        usage.allow(&key(1), &Options { flows: Some(5), dials: Some(3) }, now);
+        usage.allow(&key(1), &Options { flows: Some(5), dials: Some(3) });
         assert_eq!(usage.open(&key(1), now), Err(Exceeded::Dials(3)));
+    }
+
+    #[test]
+    fn changed_limits_count_for_who_is_there_already() {
+        let (mut usage, now) = (usage(2, 100), start());
+        for client in [key(1), key(2)] {
+            usage.welcome(client, now);
+            usage.open(&client, now).unwrap();
+            usage.open(&client, now).unwrap();
+        }
+        usage.allow(&key(2), &Options { flows: Some(7), dials: None });
+        let public = "gw.example.org:443".parse().unwrap();
+        let limits = GatewayConfig::new(&public).limits;
+        usage.reconfigure(&Limits { flows_per_client: 3, dials_per_second: 100, ..limits });
+        usage.open(&key(1), now).unwrap();
+        assert_eq!(usage.open(&key(1), now), Err(Exceeded::Flows(3)));
+        assert_eq!(usage.most_flows(&key(2)), 7, "an exception stays one");
+        usage.reconfigure(&Limits { flows_per_client: 1, dials_per_second: 1, ..limits });
+        assert_eq!(usage.flows(&key(1)), 3, "nothing is closed");
+        assert_eq!(usage.open(&key(1), now), Err(Exceeded::Flows(1)));
+    }
+
+    #[test]
+    fn a_meter_keeps_its_rate() {
+        const RATE: u64 = 1_000_000;
+        let (now, mut moved) = (start(), 0);
+        let mut meter = Meter::new(now);
+        for ms in 0..10_000 {
+            if let Ok(room) = meter.room(RATE, now + Duration::from_millis(ms)) {
+                // A turn may move more than there is room for.
+                meter.count(room + 1000);
+                moved += room + 1000;
+            }
+        }
+        assert!((9_900_000..=10_100_000).contains(&moved), "{moved}");
+    }
+
+    #[test]
+    fn a_meter_says_when_it_goes_on() {
+        let now = start();
+        let mut meter = Meter::new(now);
+        let room = meter.room(1_000_000, now).unwrap();
+        assert_eq!(room, LEAST_SAVED);
+        meter.count(room);
+        let at = meter.room(1_000_000, now).unwrap_err();
+        assert!(at > now && at < now + Duration::from_millis(50), "{:?}", at - now);
+        assert!(meter.room(1_000_000, at).is_ok());
+    }
+
+    #[test]
+    fn without_a_rate_there_is_no_limit() {
+        let now = start();
+        let mut meter = Meter::new(now);
+        meter.count(u64::MAX);
+        assert_eq!(meter.room(0, now), Ok(u64::MAX));
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! `whimbrel-gateway status` and `clients`.
+//! `whimbrel-gateway status`, `clients` and `metrics`.
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use whimbrel_host::Layout;
-use whimbrel_host::output::{bytes, date, document, line, seconds, table, unix_now};
+use whimbrel_host::metrics;
+use whimbrel_host::output::{bytes, date, document, line, print, seconds, table, unix_now};
 
 use super::{ask_running, read_config};
 use crate::control::{ClientRow, SlotStatus, Status, rows};
@@ -44,6 +45,15 @@ pub(super) fn clients(layout: &Layout, as_json: bool) -> anyhow::Result<()> {
     } else {
         line(client_table(&clients));
     }
+    Ok(())
+}
+
+pub(super) fn metrics(layout: &Layout) -> anyhow::Result<()> {
+    let Some(answer) = ask_running(layout, metrics::VERB, &Value::Null)? else {
+        let option = layout.option();
+        bail!("the gateway is stopped; start it with `whimbrel-gateway run{option}`");
+    };
+    print(answer.get("text").and_then(Value::as_str).unwrap_or(""));
     Ok(())
 }
 

@@ -52,6 +52,7 @@ Commands:
   clients  List clients and open invites
   revoke   Cut a client off, its live sessions included
   status   Show what the gateway does
+  metrics  Print figures for a monitoring system, as Prometheus reads them
   check    Validate a configuration
   help     Print this message or the help of the given subcommand(s)
 

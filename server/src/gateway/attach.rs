@@ -16,7 +16,7 @@ use crate::peer::Peer;
 use crate::sessions::{GivenUp, Session};
 use crate::talk::{Attach, Caller, Client, Moved, News};
 
-use super::Gateway;
+use super::{Gateway, streams};
 
 impl Gateway {
     /// The outcome of [`News::Enrol`].
@@ -82,10 +82,9 @@ impl Gateway {
         if let (Some(keep), Some(place)) = (&mut self.keep, session.place) {
             keep.note_session(place, epoch, &session.seen);
         }
-        self.usage.lock().allow(&key, &options, now);
+        self.usage.lock().allow(&key, &options);
         let flows = u64::from(options.flows.unwrap_or(self.limits.flows_per_client));
-        // Two more than flows: the control stream and that of parcels.
-        self.endpoint.grant(connection, flows + 2);
+        self.endpoint.grant(connection, streams(flows));
         let (client, id, slot) = (&session.name, session.id, self.number);
         info!(%client, session = %id, %slot, resumed, flows = session.flows.len(), "Client attached");
         self.join_outlets(&session, Some(connection));
@@ -102,7 +101,9 @@ impl Gateway {
         let place = self.keep.as_mut().and_then(|keep| keep.open_session(id, key));
         self.usage.lock().welcome(key, now);
         self.news.push_back(News::Opened(id, key));
-        Some(Session { place, ..Session::new(id, key, name, 0) })
+        let mut session = Session::new(id, key, name, 0);
+        session.place = place;
+        Some(session)
     }
 
     /// Gives a session away, with all its flows, to a client of another slot that may have it.
@@ -263,6 +264,7 @@ impl Gateway {
 
     fn give_up(&mut self, session: Session, why: GivenUp) {
         self.stats.evicted += u64::from(matches!(why, GivenUp::Evicted | GivenUp::Crowded));
+        self.figures.given_up.count(why.name());
         self.finish(session, &why.to_string());
     }
 
@@ -347,7 +349,7 @@ impl Gateway {
         {
             let mut usage = self.usage.lock();
             usage.welcome(kept.key, now);
-            usage.allow(&kept.key, options, now);
+            usage.allow(&kept.key, options);
         }
         for kept in kept.flows {
             let (wire, number) = (kept.flow, self.next_flow);

@@ -12,10 +12,12 @@ use whimbrel_common::session::share;
 use whimbrel_common::wire::{
     Control, Denial, FlowAnswer, FlowHeader, RefuseReason, StreamCode, WireFlow,
 };
+use whimbrel_gateway_core::limits::Exceeded;
 
 use crate::dial::{Destination, refusal};
 use crate::flow::{End, Flow, Terms, Turn};
 use crate::keep::{Keep, Shelf};
+use crate::metrics::limit;
 use crate::peer::Use;
 use crate::sessions::Session;
 
@@ -85,8 +87,12 @@ impl Gateway {
             return Err((pipe, RefuseReason::Denied));
         }
         if let Err(exceeded) = self.usage.lock().open(&peer.key, now) {
-            debug!(%exceeded, "Limited");
+            debug!(client = %session.name, %exceeded, "Limited");
             self.stats.limited += 1;
+            self.figures.limits.count(match exceeded {
+                Exceeded::Flows(_) => limit::FLOWS,
+                Exceeded::Dials(_) => limit::DIALS,
+            });
             return Err((pipe, RefuseReason::Limit));
         }
         let number = self.next_flow;
@@ -185,6 +191,7 @@ impl Gateway {
             let (taken, limit, fin_taken) = flow.pipe.receiver.report();
             let offset = flow.pipe.sender.taken();
             let repeated = sent.saturating_sub(offset);
+            self.figures.replayed += repeated;
             flow.pipe.answer(&FlowAnswer::Resumed { taken, fin_taken, offset, limit, repeated });
         }
         if let Some(old) = old {
@@ -192,7 +199,7 @@ impl Gateway {
             peer.streams.remove(&old);
         }
         peer.streams.insert(stream, Use::Flow(number));
-        Self::enqueue(&mut self.work, number, flow);
+        Self::enqueue(&mut self.turns, number, flow);
     }
 
     /// The client names flows it has. Those that wait to be resumed and are not among them are
@@ -265,61 +272,93 @@ impl Gateway {
         self.feed_at = now + FEED_EVERY;
         for number in std::mem::take(&mut self.starved) {
             if let Some(flow) = self.flows.get_mut(&number) {
-                Self::enqueue(&mut self.work, number, flow);
+                Self::enqueue(&mut self.turns, number, flow);
+            }
+        }
+    }
+
+    /// Flows of clients that have bandwidth again wait for their turn.
+    pub(super) fn wake_throttled(&mut self, now: Instant) {
+        while let Some((at, number)) = self.throttled.first().copied()
+            && at <= now
+        {
+            self.throttled.pop_first();
+            if let Some(flow) = self.flows.get_mut(&number) {
+                self.turns.push(flow.client, number);
             }
         }
     }
 
     pub(super) fn turn_flows(&mut self, now: Instant) {
-        let clients = self.peers.len();
-        for _ in 0..self.work.len() {
-            let Some(number) = self.work.pop_front() else { break };
-            let Some(flow) = self.flows.get_mut(&number) else { continue };
-            flow.queued = false;
-            if flow.parked {
-                continue;
-            }
-            let Some(peer) = self.peers.get_mut(&flow.client) else { continue };
-            let rtt = peer.rtt();
-            let Some(session) = peer.session.as_mut() else { continue };
-            let before = (flow.up_bytes, flow.down_bytes);
-            let was_dialling = flow.is_dialling();
-            let terms = Terms {
-                rtt,
-                window: self.memory.window(share(session.flows.len())),
-                allowance: self.memory.allowance(
-                    session.held,
-                    self.limits.buffered_per_client,
-                    clients,
-                ),
-            };
-            let turn = flow.turn(&mut self.endpoint, &mut self.scratch, terms, now);
-            let moved = (flow.up_bytes - before.0, flow.down_bytes - before.1);
-            session.up_bytes += moved.0;
-            session.down_bytes += moved.1;
-            self.stats.up_bytes += moved.0;
-            self.stats.down_bytes += moved.1;
-            self.stats.connected += u64::from(was_dialling && !flow.is_dialling());
-            self.memory.count(flow.counted, flow.held());
-            session.held = session.held + flow.held() - flow.counted;
-            flow.counted = flow.held();
-            if terms.allowance == 0 && flow.waits_to_read() {
-                self.starved.insert(number);
-            }
-            if moved != (0, 0) {
-                peer.paths.handle(Input::Activity, now);
-            }
-            if !flow.watched && flow.shelf.as_ref().is_some_and(Shelf::can_cool) {
-                flow.watched = true;
-                self.cooling.add(number, flow.down_bytes, now);
-            }
-            peer.reports.note(flow.pipe.flow, &flow.pipe.receiver, now);
-            match turn {
-                Turn::Rest => {}
-                Turn::Again => Self::enqueue(&mut self.work, number, flow),
-                Turn::Over(end) => self.end(number, end),
-            }
+        self.turns.begin();
+        while let Some(turn) = self.turns.next_turn() {
+            let moved = self.turn_flow(turn.flow, turn.budget, now);
+            self.turns.count(turn.client, moved);
         }
+    }
+
+    /// Moves what can be moved of one flow. How many bytes that were.
+    fn turn_flow(&mut self, number: u64, budget: usize, now: Instant) -> u64 {
+        let clients = self.peers.len();
+        let Some(flow) = self.flows.get_mut(&number) else { return 0 };
+        flow.queued = false;
+        let peer = self.peers.get_mut(&flow.client).filter(|_| !flow.parked);
+        let Some(peer) = peer else { return 0 };
+        let rtt = peer.rtt();
+        let Some(session) = peer.session.as_mut() else { return 0 };
+        let before = (flow.up_bytes, flow.down_bytes);
+        let was_dialling = flow.is_dialling();
+        let most = self.limits.buffered_per_client;
+        let (up, down) = session.room(self.limits.bandwidth_per_client, now);
+        let within = |room: &Result<u64, Instant>| {
+            room.map_or(0, |room| usize::try_from(room).unwrap_or(usize::MAX).min(budget))
+        };
+        let terms = Terms {
+            rtt,
+            window: self.memory.window(share(session.flows.len())),
+            allowance: self.memory.allowance(session.held, most, clients),
+            up: within(&up),
+            down: within(&down),
+        };
+        let turn = flow.turn(&mut self.endpoint, &mut self.scratch, terms, now);
+        let moved = (flow.up_bytes - before.0, flow.down_bytes - before.1);
+        session.count(moved.0, moved.1);
+        self.stats.up_bytes += moved.0;
+        self.stats.down_bytes += moved.1;
+        self.stats.connected += u64::from(was_dialling && !flow.is_dialling());
+        self.memory.count(flow.counted, flow.held());
+        session.held = session.held + flow.held() - flow.counted;
+        flow.counted = flow.held();
+        if terms.allowance == 0 && flow.waits_to_read() {
+            self.figures.limits.count(limit::MEMORY);
+            self.starved.insert(number);
+        } else if flow.held() >= terms.allowance && flow.waits_to_read() {
+            self.figures.limits.count(limit::BUFFERED);
+        }
+        if moved != (0, 0) {
+            peer.paths.handle(Input::Activity, now);
+        }
+        if !flow.watched && flow.shelf.as_ref().is_some_and(Shelf::can_cool) {
+            flow.watched = true;
+            self.cooling.add(number, flow.down_bytes, now);
+        }
+        peer.reports.note(flow.pipe.flow, &flow.pipe.receiver, now);
+        // What has room and did not use all of it has nothing more to move.
+        let goes_on = up.is_ok() && moved.0 >= terms.up as u64
+            || down.is_ok() && moved.1 >= terms.down as u64;
+        let waits = up.err().into_iter().chain(down.err()).min().filter(|_| !goes_on);
+        match (turn, waits) {
+            (Turn::Rest, _) => {}
+            (Turn::Again, Some(at)) => {
+                self.figures.limits.count(limit::BANDWIDTH);
+                // It is queued there, and nowhere else.
+                flow.queued = true;
+                self.throttled.insert((at, number));
+            }
+            (Turn::Again, None) => Self::enqueue(&mut self.turns, number, flow),
+            (Turn::Over(end), _) => self.end(number, end),
+        }
+        moved.0 + moved.1
     }
 
     /// A flow is over: its stream, its socket and what it counted go.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tracing::{debug, info, warn};
 use whimbrel_carrier::{Endpoint, Path};
-use whimbrel_common::path::Action;
+use whimbrel_common::path::{Action, MoveReason};
 use whimbrel_common::wire::{DETACH, Denial};
 
 use crate::peer::Peer;
@@ -26,7 +26,9 @@ impl Gateway {
             }
             self.stats.readdressed += peer.judge(&mut self.endpoint, now);
             while let Some(action) = peer.paths.poll_action() {
-                act(&mut self.endpoint, peer, action, now);
+                if let Some(reason) = act(&mut self.endpoint, peer, action, now) {
+                    self.figures.moves.count(&reason.to_string());
+                }
             }
             let (flows, session) = (&mut self.flows, peer.session.as_ref());
             let frames = peer.reports.collect(now, |flow| {
@@ -65,19 +67,24 @@ impl Gateway {
     }
 }
 
-/// The gateway's half of path decisions: it probes, prefers and tells.
-fn act(endpoint: &mut Endpoint, peer: &mut Peer, action: Action, now: Instant) {
+/// The gateway's half of path decisions: it probes, prefers and tells. Why the traffic moved, if it
+/// did.
+fn act(
+    endpoint: &mut Endpoint,
+    peer: &mut Peer,
+    action: Action,
+    now: Instant,
+) -> Option<MoveReason> {
     match action {
         Action::Probe { path } => endpoint.ping(peer.connection, Path(path.0)),
         Action::Carry { path } => endpoint.carry(peer.connection, Path(path.0), now),
         Action::Close { path } => endpoint.close_path(peer.connection, Path(path.0), now),
         Action::Moved(step) => {
-            if step.from.is_none() {
-                return;
-            }
-            let Some(session) = &mut peer.session else { return };
+            step.from?;
+            let session = peer.session.as_mut()?;
             session.moves += 1;
             info!(client = %session.name, to = %step.to, reason = %step.reason, "Moved");
+            return Some(step.reason);
         }
         Action::StateChanged { path, from, to } => {
             debug!(%path, %from, %to, "Path state");
@@ -88,4 +95,5 @@ fn act(endpoint: &mut Endpoint, peer: &mut Peer, action: Action, now: Instant) {
         | Action::Unsteer { .. }
         | Action::Replay { .. } => {}
     }
+    None
 }

@@ -27,6 +27,18 @@ impl Stream {
     }
 }
 
+/// Which streams go first when there is more to send than a path takes. The engine serves those of
+/// one urgency in turn, and a less urgent one only when no other has anything to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Whatever has much to send.
+    Bulk,
+    /// Somebody waits for little: keystrokes, requests, short answers.
+    Sparse,
+    /// Everything else waits for it: credit, and what a session agrees on.
+    Control,
+}
+
 /// What a read found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Read {
@@ -94,6 +106,15 @@ impl Endpoint {
             Err(WriteError::Blocked) => Ok(0),
             Err(WriteError::Stopped(code)) => Err(StreamEnd::Stopped(code.into_inner())),
             Err(WriteError::ClosedStream) => Err(StreamEnd::Gone),
+        }
+    }
+
+    /// Sends what is written on a stream from now on with this urgency. Streams begin as
+    /// [`Urgency::Bulk`].
+    pub fn rank(&mut self, connection: Connection, stream: Stream, urgency: Urgency) {
+        if let Some(slot) = self.slot(connection) {
+            // A stream that is gone has nothing to send.
+            let _ = slot.connection.send_stream(stream.id()).set_priority(urgency as i32);
         }
     }
 

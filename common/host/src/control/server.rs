@@ -40,10 +40,41 @@ pub type Changes = &'static [&'static str];
 #[derive(Debug)]
 pub struct ControlServer {
     requests: mpsc::Receiver<(Request, Responder)>,
+    asker: Asker,
     accepting: JoinHandle<()>,
     slots: Arc<Semaphore>,
     path: PathBuf,
 }
+
+/// Asks the daemon from inside its own process, as a peer without any right.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    requests: mpsc::Sender<(Request, Responder)>,
+}
+
+impl Asker {
+    /// Asks for one answer.
+    ///
+    /// # Errors
+    /// The daemon's sentence about why there is none.
+    pub async fn ask(&self, verb: &str) -> Result<Value, String> {
+        const STOPPING: &str = "the daemon is stopping; try again when it runs";
+        let (lines, mut answers) = mpsc::channel(1);
+        let peer = Peer { uid: NOBODY, gid: NOBODY, pid: None, groups: Vec::new() };
+        let request =
+            Request { verb: verb.to_owned(), args: Value::Null, peer, passed: Vec::new() };
+        let sent = self.requests.send((request, Responder { lines })).await;
+        sent.map_err(|_| STOPPING.to_owned())?;
+        let mut answer = answers.recv().await.ok_or(STOPPING)?;
+        match answer.get("error").and_then(Value::as_str) {
+            Some(sentence) => Err(sentence.to_owned()),
+            None => Ok(answer["ok"].take()),
+        }
+    }
+}
+
+/// The user and group of whoever is nobody in particular.
+const NOBODY: u32 = 65534;
 
 /// One request of a permitted peer.
 #[derive(Debug)]
@@ -130,9 +161,16 @@ impl ControlServer {
         let group = admit_group(path)?;
         let (sender, requests) = mpsc::channel(CONNECTIONS);
         let policy = Policy { own: rustix::process::geteuid().as_raw(), group, changes };
+        let asker = Asker { requests: sender.clone() };
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         let accepting = tokio::spawn(accept(listener, policy, sender, Arc::clone(&slots)));
-        Ok(Self { requests, accepting, slots, path: path.to_owned() })
+        Ok(Self { requests, asker, accepting, slots, path: path.to_owned() })
+    }
+
+    /// Asks what [`next`](Self::next) hands out.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        self.asker.clone()
     }
 
     /// Whether nobody is connected.
@@ -146,7 +184,7 @@ impl ControlServer {
     pub async fn next(&mut self) -> (Request, Responder) {
         match self.requests.recv().await {
             Some(request) => request,
-            // The accepting task ends only with the runtime.
+            // It holds a sender itself.
             None => std::future::pending().await,
         }
     }

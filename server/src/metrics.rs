@@ -1,0 +1,154 @@
+//! The figures of the gateway, for a monitoring system.
+
+use whimbrel_carrier::Totals;
+use whimbrel_common::identity::ClientName;
+use whimbrel_common::metrics::{Exposition, Kind, Tally};
+use whimbrel_common::path::MoveReason;
+use whimbrel_host::metrics::process;
+
+use crate::control::{ClientRow, Status};
+use crate::sessions::GivenUp;
+
+/// What is counted for a monitoring system alone, by one slot since the start.
+#[derive(Debug, Default, Clone)]
+pub struct Figures {
+    /// Why clients moved to other paths.
+    pub moves: Tally,
+    /// Why sessions were given up.
+    pub given_up: Tally,
+    /// Which limits were reached.
+    pub limits: Tally,
+    /// What the connections to clients moved.
+    pub carrier: Totals,
+    /// Bytes sent to clients a second time after their path or connection was lost.
+    pub replayed: u64,
+    /// Datagrams for another slot that it was too busy to take.
+    pub strays_lost: u64,
+    /// The round trips of connected clients.
+    pub rtts: Vec<(ClientName, std::time::Duration)>,
+}
+
+/// The limits that can be reached, as their keys in the configuration are called.
+pub(crate) mod limit {
+    pub(crate) const FLOWS: &str = "flows_per_client";
+    pub(crate) const DIALS: &str = "dials_per_second";
+    pub(crate) const BANDWIDTH: &str = "bandwidth_per_client";
+    pub(crate) const BUFFERED: &str = "buffered_per_client";
+    pub(crate) const MEMORY: &str = "memory";
+    pub(crate) const HALF_OPEN: &str = "half_open";
+    pub(crate) const ALL: [&str; 6] = [FLOWS, DIALS, BANDWIDTH, BUFFERED, MEMORY, HALF_OPEN];
+}
+
+impl Figures {
+    /// Adds those of another slot.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.moves.add(&other.moves);
+        self.given_up.add(&other.given_up);
+        self.limits.add(&other.limits);
+        self.carrier += other.carrier;
+        self.replayed += other.replayed;
+        self.strays_lost += other.strays_lost;
+        self.rtts.extend(other.rtts);
+    }
+}
+
+/// All figures, as Prometheus reads them.
+pub(crate) fn write(status: &Status, clients: &[ClientRow], figures: &Figures) -> String {
+    let mut text = Exposition::new("whimbrel_gateway");
+    text.family("build_info", Kind::Gauge, "The running program.")
+        .sample(&[("version", &status.version)], 1.0);
+    write_sessions(status, figures, &mut text);
+    write_flows(status, figures, &mut text);
+    write_carrier(status, figures, &mut text);
+    write_clients(clients, figures, &mut text);
+    text.process(&process());
+    text.finish()
+}
+
+fn write_sessions(status: &Status, figures: &Figures, text: &mut Exposition) {
+    text.gauge("clients", "Clients that may connect.", status.clients as f64);
+    let mut family = text.family("sessions", Kind::Gauge, "Sessions of clients.");
+    family.sample(&[("state", "attached")], status.connected as f64);
+    family.sample(&[("state", "parked")], status.parked.sessions as f64);
+    let help = "Sessions given up with their connections.";
+    let given_up = figures.given_up.with(&GivenUp::NAMES);
+    text.counters("sessions_given_up_total", help, "reason", &given_up);
+    let moves = figures.moves.with(&MoveReason::ALL);
+    text.counters("moves_total", "Moves of clients to another path.", "reason", &moves);
+}
+
+fn write_flows(status: &Status, figures: &Figures, text: &mut Exposition) {
+    let mut family = text.family("flows", Kind::Gauge, "Connections that are carried.");
+    family.sample(&[("state", "parked")], status.parked.flows as f64);
+    let moving = status.flows.saturating_sub(status.parked.flows);
+    family.sample(&[("state", "attached")], moving as f64);
+    let dials = &status.dials;
+    let outcomes = [
+        ("connected", dials.connected),
+        ("failed", dials.failed),
+        ("denied", dials.denied),
+        ("limited", dials.limited),
+    ];
+    let help = "Connections that clients asked for.";
+    text.counters("dials_total", help, "outcome", &outcomes);
+    let help = "Times a limit kept a client from something.";
+    text.counters("limits_reached_total", help, "limit", &figures.limits.with(&limit::ALL));
+    let help = "Bytes of connections to (transmit) and from (receive) clients.";
+    let bytes = [("transmit", status.tx_bytes), ("receive", status.rx_bytes)];
+    text.counters("flow_bytes_total", help, "direction", &bytes);
+    let help = "Bytes of connections sent to clients a second time after a loss of their path or \
+                connection.";
+    text.counter("replayed_bytes_total", help, figures.replayed);
+    let help = "Connections taken over from the process before.";
+    text.counter("flows_restored_total", help, status.restored);
+    let help = "Connections that will end with this process, for want of room.";
+    text.counter("flows_unkept_total", help, status.unkept);
+    let help = "Bytes read that nobody has taken yet.";
+    text.gauge("held_bytes", help, status.held.bytes as f64);
+    let help = "Bytes that may be held (limits.memory).";
+    text.gauge("held_limit_bytes", help, status.held.limit as f64);
+}
+
+fn write_carrier(status: &Status, figures: &Figures, text: &mut Exposition) {
+    let totals = figures.carrier;
+    let help = "UDP payload to and from clients.";
+    let bytes = [("transmit", totals.tx_bytes), ("receive", totals.rx_bytes)];
+    text.counters("carrier_bytes_total", help, "direction", &bytes);
+    let help = "UDP payload deemed lost, and sent again where it still mattered.";
+    text.counter("retransmitted_bytes_total", help, totals.lost_bytes);
+    let help = "Datagrams received.";
+    let datagrams = status.slots.iter().map(|slot| slot.datagrams).sum();
+    text.counter("datagrams_received_total", help, datagrams);
+    let help = "Datagrams that the kernel gave to another slot than theirs.";
+    let strayed = status.slots.iter().map(|slot| slot.strayed).sum();
+    text.counter("datagrams_strayed_total", help, strayed);
+    let help = "Datagrams that were dropped.";
+    let reasons = [("slot-busy", figures.strays_lost)];
+    text.counters("datagrams_dropped_total", help, "reason", &reasons);
+    let help = "Times a client came from another address or by another path.";
+    let readdressed = status.slots.iter().map(|slot| slot.readdressed).sum();
+    text.counter("readdressed_total", help, readdressed);
+}
+
+fn write_clients(clients: &[ClientRow], figures: &Figures, text: &mut Exposition) {
+    let connected =
+        || clients.iter().filter_map(|row| Some((row.name.as_str(), row.activity.as_ref()?)));
+    let help = "Connections of each connected client.";
+    let mut family = text.family("client_flows", Kind::Gauge, help);
+    connected().for_each(|(name, it)| family.sample(&[("client", name)], it.flows as f64));
+    let help = "Bytes to (transmit) and from (receive) each connected client in its session.";
+    let mut family = text.family("client_session_bytes", Kind::Gauge, help);
+    for (name, activity) in connected() {
+        family.sample(&[("client", name), ("direction", "transmit")], activity.tx_bytes as f64);
+        family.sample(&[("client", name), ("direction", "receive")], activity.rx_bytes as f64);
+    }
+    let help = "Round-trip time of the active path of each connected client; the longest of its \
+                sessions.";
+    let mut longest = std::collections::BTreeMap::new();
+    for (name, rtt) in &figures.rtts {
+        let entry = longest.entry(name.as_str()).or_insert(*rtt);
+        *entry = (*entry).max(*rtt);
+    }
+    let mut family = text.family("client_rtt_seconds", Kind::Gauge, help);
+    longest.iter().for_each(|(name, rtt)| family.sample(&[("client", name)], rtt.as_secs_f64()));
+}

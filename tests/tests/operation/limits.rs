@@ -1,0 +1,97 @@
+//! What one client may use, and what it is told beyond that.
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use std::time::Instant;
+use toml::Table;
+use whimbrel_tests::daemon::{Daemon, edit};
+use whimbrel_tests::lab::{Layout, ORIGIN_V4, World};
+use whimbrel_tests::traffic::{Event, Program, port, service};
+
+use crate::PATIENCE;
+use crate::prometheus::value;
+
+/// Both daemons, the gateway with these limits.
+pub(crate) fn stage(limits: &[(&str, toml::Value)]) -> Result<(World, Program, Daemon, Daemon)> {
+    let world = World::build(Layout::standard())?;
+    let origin = world.start_origin()?;
+    world.init_gateway("192.0.2.10:443".parse().context("an address")?)?;
+    limit(&world, limits)?;
+    let gateway = world.start_gateway()?;
+    world.join_client("laptop")?;
+    let client = world.start_client("laptop")?;
+    Ok((world, origin, gateway, client))
+}
+
+fn limit(world: &World, limits: &[(&str, toml::Value)]) -> Result<()> {
+    edit(&world.gateway_config(), |table| {
+        let section = table.entry("limits").or_insert_with(|| Table::new().into());
+        let Some(section) = section.as_table_mut() else { return };
+        for (name, value) in limits {
+            section.insert((*name).to_owned(), value.clone());
+        }
+    })
+}
+
+pub(crate) fn connections_beyond_a_limit_are_refused_and_counted() -> Result<()> {
+    let (world, _origin, mut gateway, client) = stage(&[("flows_per_client", 3.into())])?;
+    let to = service(ORIGIN_V4, port::ECHO);
+    let mut three = world.start_program("laptop", "idle", to, &["--count", "3"])?;
+    three.wait_for(PATIENCE, |event| matches!(event, Event::Open { count: 3, .. }))?;
+    let (mut refused, mut began) = (String::new(), Instant::now());
+    let knock = |refused: &mut String| -> Result<()> {
+        let mut knock = world.start_program("laptop", "knock", to, &[])?;
+        *refused = knock.finish(PATIENCE)?.1.iter().map(kind_of).collect();
+        Ok(())
+    };
+    knock(&mut refused)?;
+    ensure!(refused == "HostUnreachable", "the fourth connection: {refused}");
+    let took = began.elapsed();
+    ensure!(took.as_secs() < 5, "the refusal took {took:?}: it has waited for something");
+    let figures = gateway.command(&world, &["metrics"])?;
+    let counted =
+        value(&figures, "whimbrel_gateway_limits_reached_total{limit=\"flows_per_client\"}");
+    ensure!(counted == Some(1.0), "{counted:?}");
+    let events = client.show(&world, "events")?.to_string();
+    ensure!(events.contains("has as many as it may"), "{events}");
+    let figures = client.command(&world, &["metrics"])?;
+    let counted = value(&figures, "whimbrel_flows_refused_total{reason=\"limit\"}");
+    ensure!(counted == Some(1.0), "{counted:?}");
+
+    // Another limit, without a word to anybody who is connected.
+    limit(&world, &[("flows_per_client", 100.into())])?;
+    gateway.process().signal(Signal::HUP)?;
+    began = Instant::now();
+    while !refused.is_empty() {
+        ensure!(began.elapsed() < PATIENCE, "the new limit never counts");
+        knock(&mut refused)?;
+    }
+    three.stop();
+    three.succeed(PATIENCE).context("connections from before the change")?;
+    Ok(())
+}
+
+fn kind_of(event: &Event) -> String {
+    if let Event::Failed { kind, .. } = event { kind.clone() } else { String::new() }
+}
+
+pub(crate) fn a_limit_of_bandwidth_is_kept() -> Result<()> {
+    const RATE: u64 = 500_000;
+    let (world, _origin, gateway, _client) =
+        stage(&[("bandwidth_per_client", format!("{}KiB", RATE / 1024).into())])?;
+    for (bulk, to) in [("download", port::SOURCE), ("upload", port::SINK)] {
+        let bytes = (2 * RATE).to_string();
+        let began = Instant::now();
+        let mut load =
+            world.start_program("laptop", bulk, service(ORIGIN_V4, to), &["--bytes", &bytes])?;
+        load.succeed(PATIENCE).context(bulk)?;
+        let took = began.elapsed();
+        // A machine can be slower than the limit, never faster.
+        ensure!(took.as_millis() > 1500, "{bytes} bytes of {bulk} in {took:?}");
+    }
+    let figures = gateway.command(&world, &["metrics"])?;
+    let counted =
+        value(&figures, "whimbrel_gateway_limits_reached_total{limit=\"bandwidth_per_client\"}");
+    ensure!(counted > Some(0.0), "{counted:?}");
+    Ok(())
+}
