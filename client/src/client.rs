@@ -14,11 +14,12 @@ use whimbrel_client_core::rest::{Input, Rest};
 use whimbrel_common::config::Offline;
 use whimbrel_common::path::Move;
 use whimbrel_common::session;
-use whimbrel_common::wire::{Control, MOST_HOLDING, StreamCode, Taken, WireFlow};
+use whimbrel_common::wire::{Control, MOST_HOLDING, RESOLVER, StreamCode, Taken, WireFlow};
 
 use crate::ferry::{End, Ferry, Terms, Turn};
 use crate::journal::Journal;
 use crate::report::{EventKind, FlowCounts, FlowReport};
+use crate::run::NAMESERVER;
 use crate::slab::Slab;
 use crate::tunnel::{News, Standing, Tunnel};
 
@@ -52,6 +53,8 @@ pub struct Client {
     waiting: BTreeSet<FlowId>,
     reports: Reports,
     names: Names,
+    /// The name server inside the host's TUN.
+    nameserver: SocketAddr,
     datagrams: Datagrams,
     /// Bytes of flows on their way again for the move at hand.
     replayed: u64,
@@ -88,6 +91,7 @@ impl Client {
             waiting: BTreeSet::new(),
             reports: Reports::default(),
             names: Names::new(),
+            nameserver: SocketAddr::new(NAMESERVER.into(), RESOLVER.port()),
             datagrams: Datagrams::new(seed),
             replayed: 0,
             offline,

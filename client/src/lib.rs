@@ -11,6 +11,7 @@ pub mod client;
 pub mod control;
 pub mod daemon;
 mod devices;
+mod dns;
 mod doctor;
 pub mod enrol;
 mod exchange;

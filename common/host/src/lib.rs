@@ -7,6 +7,7 @@ pub mod exit;
 pub mod files;
 pub mod layout;
 pub mod logging;
+pub mod nameservers;
 pub mod output;
 pub mod random;
 pub mod service;

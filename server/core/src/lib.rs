@@ -8,5 +8,6 @@ pub mod egress;
 pub mod invites;
 pub mod limits;
 pub mod memory;
+pub mod resolvers;
 pub mod seen;
 pub mod steering;
