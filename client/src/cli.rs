@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
+use tracing::warn;
 use whimbrel_common::config::{ClientConfig, ConfigError, InterfaceName};
 use whimbrel_common::units::{Period, UnitError};
 use whimbrel_host::output::{line, remark};
@@ -23,6 +24,7 @@ use whimbrel_host::{Layout, Role, exit, files, logging};
 pub use crate::daemon::{Launch, Purpose};
 pub(crate) use ask::explain;
 
+use crate::dns::file::SettingsFile;
 use crate::host::Host;
 use crate::watch;
 use crate::{bugreport, doctor};
@@ -285,7 +287,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             let layout = args.place.layout();
             bugreport::bugreport(&layout, read_config, args.output, args.addresses)
         }
-        Command::Cleanup(_) => cleanup(),
+        Command::Cleanup(place) => cleanup(&place.layout()),
         Command::Demo(args) => demo::demo(args.command),
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -330,8 +332,13 @@ fn is_missing(path: &Path) -> bool {
     matches!(path.try_exists(), Ok(false))
 }
 
-fn cleanup() -> anyhow::Result<()> {
+fn cleanup(layout: &Layout) -> anyhow::Result<()> {
     logging::init(LevelFilter::WARN)?;
+    match SettingsFile::new(&layout.state).restore() {
+        Ok(true) => line("Restored /etc/resolv.conf."),
+        Ok(false) => {}
+        Err(trouble) => warn!(trouble, "The host's DNS settings stay behind"),
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

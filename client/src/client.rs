@@ -13,12 +13,13 @@ use whimbrel_client_core::engine::{Engine, EngineConfig, FlowEvent, FlowId, Pack
 use whimbrel_client_core::rest::{Input, Rest};
 use whimbrel_common::config::Offline;
 use whimbrel_common::path::Move;
-use whimbrel_common::wire::{Control, MOST_HOLDING, StreamCode, Taken, WireFlow};
+use whimbrel_common::wire::{Control, MOST_HOLDING, RESOLVER, StreamCode, Taken, WireFlow};
 
 use crate::counts::Counts;
 use crate::ferry::{End, Ferry, TURN, Terms, Turn};
 use crate::journal::Journal;
 use crate::report::EventKind;
+use crate::run::NAMESERVER;
 use crate::slab::Slab;
 use crate::tunnel::{News, Standing, Tunnel};
 
@@ -54,6 +55,8 @@ pub struct Client {
     waiting: BTreeSet<FlowId>,
     reports: Reports,
     names: Names,
+    /// The name server inside the host's TUN.
+    nameserver: SocketAddr,
     datagrams: Datagrams,
     /// Bytes of flows on their way again for the move at hand.
     replayed: u64,
@@ -91,6 +94,7 @@ impl Client {
             waiting: BTreeSet::new(),
             reports: Reports::default(),
             names: Names::new(),
+            nameserver: SocketAddr::new(NAMESERVER.into(), RESOLVER.port()),
             datagrams: Datagrams::new(seed),
             replayed: 0,
             offline,

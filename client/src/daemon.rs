@@ -30,17 +30,22 @@ use crate::devices::Devices;
 use crate::host::{self, HostError};
 use crate::link::{self, LinkEvent, LinkMonitor, Uplink};
 use crate::login::{self, Go};
-use crate::report::{CaptureState, EventKind, FlowReport, PathReport, SessionState, Status};
+use crate::report::{
+    CaptureState, EventKind, FlowReport, NamesReport, PathReport, SessionState, Status,
+};
 use crate::resolver;
+use crate::run::NAMESERVER;
 use crate::tun::Tun;
 use crate::tunnel::{Failure, Standing, Tunnel};
 use crate::uplinks::Families;
 
 mod metrics;
+mod names;
 mod nap;
 mod reload;
 mod runs;
 
+use names::Names;
 pub use runs::Purpose;
 
 /// What the daemon starts with.
@@ -101,6 +106,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let (announcements, login_news) = unbounded_channel();
     let (login, words) = unbounded_channel();
     monitor.accompany(login::follow(announcements, words));
+    let (names, names_reports) = names::begin(&monitor, tun.as_ref(), &layout);
     let (resolved, resolutions) = unbounded_channel();
     let resolver = tokio::spawn(resolver::follow(config.gateway.clone(), resolved));
     let tunnel = Tunnel::new(key, config.gateway_key, mark, &Tuning::default())?;
@@ -117,6 +123,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         monitor,
         login,
         waits: None,
+        names,
         own_v6: None,
         ephemeral: host::ephemeral_ports(),
         uplinks: BTreeMap::new(),
@@ -132,7 +139,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     daemon.client.carry(daemon.config.capture.mode);
     daemon.client.journal.tell(EventKind::Started, "the daemon runs");
     info!(gateway = %daemon.config.gateway, "Client runs");
-    let inbox = Inbox { link_events, login_news, resolutions, host_outcomes };
+    let inbox = Inbox { link_events, login_news, resolutions, host_outcomes, names_reports };
     purpose.begin()?;
     let outcome = daemon.run(control, inbox).await;
     drop(figures);
@@ -148,6 +155,9 @@ async fn create_tun(config: &ClientConfig) -> anyhow::Result<Tun> {
     if !tun.vnet() {
         bail!("this kernel's TUN has no segmentation offload, which Whimbrel needs");
     }
+    if v4 != NAMESERVER {
+        tun.lead(NAMESERVER).await?;
+    }
     Ok(tun)
 }
 
@@ -157,6 +167,7 @@ struct Inbox {
     login_news: UnboundedReceiver<login::News>,
     resolutions: UnboundedReceiver<Result<Vec<SocketAddr>, String>>,
     host_outcomes: UnboundedReceiver<Result<(), HostError>>,
+    names_reports: UnboundedReceiver<NamesReport>,
 }
 
 struct Daemon {
@@ -173,6 +184,7 @@ struct Daemon {
     login: UnboundedSender<Go>,
     /// The machine waits for this before it sleeps.
     waits: Option<Go>,
+    names: Names,
     /// `None` until the links were read: capturing without them would take established IPv6
     /// connections for new ones.
     own_v6: Option<Vec<Ipv6Addr>>,
@@ -197,6 +209,7 @@ enum Wake {
     Login(login::News),
     Resolved(Result<Vec<SocketAddr>, String>),
     Host(Result<(), HostError>),
+    Names(NamesReport),
     Request(Request, Responder),
     Order(Order),
 }
@@ -211,6 +224,7 @@ impl Daemon {
                 Wake::Link(event) => self.handle_link(event),
                 Wake::Login(news) => self.handle_login(news),
                 Wake::Resolved(outcome) => self.handle_resolution(outcome),
+                Wake::Names(report) => self.handle_names(report),
                 Wake::Host(Ok(())) => self.announce_ready(),
                 Wake::Host(Err(failure)) => self.handle_host_failure(failure),
                 Wake::Request(request, responder) => control::answer(request, responder, self),
@@ -237,6 +251,7 @@ impl Daemon {
         // After the last datagram there is before the machine sleeps.
         self.let_go();
         self.follow_plan();
+        self.wish_names();
         self.announce();
         self.watchdog.feed(now);
         busy
@@ -333,6 +348,7 @@ impl Daemon {
             Some(event) = inbox.link_events.recv() => Wake::Link(event),
             Some(news) = inbox.login_news.recv() => Wake::Login(news),
             Some(outcome) = inbox.host_outcomes.recv() => Wake::Host(outcome),
+            Some(report) = inbox.names_reports.recv() => Wake::Names(report),
             Some(outcome) = inbox.resolutions.recv() => Wake::Resolved(outcome),
             (request, responder) = control.next() => Wake::Request(request, responder),
             () = io => Wake::Io,
@@ -342,6 +358,7 @@ impl Daemon {
 
     fn handle_link(&mut self, event: LinkEvent) {
         let now = Instant::now();
+        self.names.look_again();
         match event {
             LinkEvent::Up(uplink) => {
                 let text = format!("{} is up", uplink.name);
@@ -465,6 +482,8 @@ impl Daemon {
     async fn stop(mut self) -> anyhow::Result<()> {
         service::stopping();
         info!("Client stops");
+        // While the name server inside the TUN still answers.
+        self.names.give_back().await;
         let now = Instant::now();
         // New connections first: none may be caught between the rules and the end.
         let removed = match self.capture.take() {
@@ -500,6 +519,7 @@ impl Running for Daemon {
             paths,
             flows: self.client.flow_counts(),
             datagrams: self.client.datagram_report(),
+            names: self.names.report.clone(),
             moves: self.client.journal.moves,
             last_move: self.client.journal.last_move.clone(),
             capture: self.capture_state(),

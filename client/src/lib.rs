@@ -12,6 +12,7 @@ pub mod control;
 mod counts;
 pub mod daemon;
 mod devices;
+mod dns;
 mod doctor;
 pub mod enrol;
 mod exchange;

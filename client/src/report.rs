@@ -27,6 +27,9 @@ pub struct Status {
     /// What becomes of UDP.
     #[serde(default)]
     pub datagrams: DatagramReport,
+    /// Where names are asked.
+    #[serde(default)]
+    pub names: NamesReport,
     /// Moves since the daemon started.
     pub moves: u64,
     /// The last of them.
@@ -169,6 +172,30 @@ pub struct DatagramReport {
     pub received: u64,
     /// Datagrams of either direction that were lost here: too big, too late, or without a way.
     pub dropped: u64,
+}
+
+/// Where names are asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct NamesReport {
+    /// Of whom.
+    pub state: NamesState,
+    /// What was told: `systemd-resolved` or `/etc/resolv.conf`.
+    pub by: Option<String>,
+    /// Why they are not asked of the gateway, as a sentence.
+    pub trouble: Option<String>,
+}
+
+/// Of whom names are asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NamesState {
+    /// Of whomever the host asks without us.
+    #[default]
+    Direct,
+    /// Of the gateway's own resolver.
+    Gateway,
+    /// They should be asked of the gateway, and that is not possible; the host asks as before.
+    Failed,
 }
 
 /// Whether UDP is carried.

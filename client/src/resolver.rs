@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use whimbrel_client_core::dns::is_public;
 use whimbrel_common::config::HostPort;
+use whimbrel_host::nameservers;
 
 /// A gateway's name is looked up this often, and this long after a failure.
 const RESOLVE: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(2));
@@ -23,14 +24,10 @@ pub(crate) fn choose(configured: &[IpAddr]) -> Vec<IpAddr> {
         return configured.to_vec();
     }
     let texts = SETTINGS.iter().filter_map(|path| std::fs::read_to_string(path).ok());
-    let own = texts.flat_map(|text| nameservers(&text)).filter(|address| is_public(*address));
+    let own =
+        texts.flat_map(|text| nameservers::parse(&text)).filter(|address| is_public(*address));
     let own: Vec<IpAddr> = own.collect();
     if own.is_empty() { vec![FALLBACK] } else { own }
-}
-
-fn nameservers(text: &str) -> Vec<IpAddr> {
-    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-    lines.filter_map(|rest| rest.split_whitespace().next()?.parse().ok()).collect()
 }
 
 /// Looks the gateway's name up for as long as anybody listens.
@@ -55,15 +52,6 @@ pub(crate) async fn follow(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn servers_are_read_as_the_resolver_reads_them() {
-        let text =
-            "# nameserver 1.1.1.1\nnameserver 192.168.1.1\n nameserver\t2620:fe::fe\nsearch x\n";
-        let expected: [IpAddr; 2] =
-            [Ipv4Addr::new(192, 168, 1, 1).into(), "2620:fe::fe".parse().unwrap()];
-        assert_eq!(nameservers(text), expected);
-    }
 
     #[test]
     fn what_is_configured_is_asked() {

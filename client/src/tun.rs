@@ -14,7 +14,8 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMe
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
 };
-use rtnetlink::{Error as NetlinkError, LinkUnspec};
+use rtnetlink::packet_route::route::RouteScope;
+use rtnetlink::{Error as NetlinkError, LinkUnspec, RouteMessageBuilder};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -168,6 +169,24 @@ impl Tun {
         let mut tun = Self::wrap(fd, vnet)?;
         tun.interface = Some(configure(&netlink, name, mtu, v4, v6).await?);
         Ok(tun)
+    }
+
+    /// Leads packets for one more address here, wherever else they would go. It ends with the
+    /// interface.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn lead(&self, to: Ipv4Addr) -> Result<(), TunError> {
+        let Some(interface) = &self.interface else { return Ok(()) };
+        let fail = |error| failed(format!("leading {to} to {}", interface.name), error);
+        let netlink = Netlink::open().map_err(fail)?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(to, 32)
+            .output_interface(interface.index)
+            .scope(RouteScope::Link)
+            .build();
+        let added = netlink.handle().route().add(route).replace().execute().await;
+        added.map_err(|error| fail(io_error(error)))
     }
 
     /// Takes over the TUN that another process made, perhaps in another network namespace, with

@@ -17,7 +17,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Capture, CaptureMode, ClientConfig, Offline, Paths, Run, SessionHold};
+pub use client::{Capture, CaptureMode, ClientConfig, Dns, Offline, Paths, Run, SessionHold};
 pub use error::ConfigError;
 pub use gateway::{Egress, GatewayConfig, Limits};
 pub use host_port::{HostPort, HostPortError};

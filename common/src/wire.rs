@@ -32,12 +32,17 @@ pub const ALPN: &[u8] = b"whimbrel/1";
 /// The version of the frames below, sent in [`Control::Hello`].
 pub const VERSION: u64 = 1;
 
+/// Where clients send queries that the gateway's own resolver is to answer, by UDP and TCP alike.
+pub const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 53);
+
 /// The capability bits of [`Control::Hello`]. An end uses what both have said they can.
 pub mod capability {
     /// Takes and sends [`Parcel`](super::Parcel)s.
     pub const PARCELS: u64 = 1;
+    /// Gateway: whatever is sent to [`RESOLVER`](super::RESOLVER) is put to its own resolver.
+    pub const RESOLVER: u64 = 2;
     /// Everything this version can.
-    pub const ALL: u64 = PARCELS;
+    pub const ALL: u64 = PARCELS | RESOLVER;
 }
 
 /// The largest body of a control frame an end accepts, in bytes. A [`Control::Taken`] of 1,000

@@ -4,6 +4,7 @@
 //! It is no slot itself: what waits for a disk or asks everybody never stands in the way of a
 //! datagram.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 use whimbrel_common::config::{ConfigError, GatewayConfig};
 use whimbrel_common::identity::SecretKey;
-use whimbrel_common::wire::{Denial, SessionId};
+use whimbrel_common::wire::{Denial, RESOLVER, SessionId};
 use whimbrel_gateway_core::directory::{Directory, SlotNumber, Step};
 use whimbrel_gateway_core::invites::RedeemError;
 use whimbrel_gateway_core::limits::Usage;
@@ -21,6 +22,7 @@ use whimbrel_host::Layout;
 use whimbrel_host::addresses;
 use whimbrel_host::control::{ControlServer, Request, Responder};
 use whimbrel_host::metrics::MetricsServer;
+use whimbrel_host::nameservers;
 use whimbrel_host::output::unix_now;
 use whimbrel_host::service::{self, Order, Orders, Watchdog};
 
@@ -100,6 +102,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         watchdog: Watchdog::new(Instant::now()),
         folder: None,
         reload_at: Instant::now() + RELOAD_EVERY,
+        resolvers: Vec::new(),
         round: None,
         connected: None,
     };
@@ -109,6 +112,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     spawn_slots(listening, kept, &config, &key, inboxes, &tell_head)?;
     drop(tell_head);
     head.await_slots().await?;
+    head.tell_resolvers();
     let listen: Vec<String> = head.facts.listen.iter().map(ToString::to_string).collect();
     info!(listen = listen.join(", "), slots = count, "Gateway runs");
     head.announce(0);
@@ -166,6 +170,8 @@ struct Head {
     /// The clients file is in it, and may be changed by hand.
     folder: Option<FolderWatch>,
     reload_at: Instant,
+    /// Whom this machine asks for names, as the slots were told last.
+    resolvers: Vec<IpAddr>,
     /// Slots that have yet to say that they go round, and the clients of those that have.
     round: Option<(usize, usize)>,
     /// The number of connected clients that the service manager was told.
@@ -285,10 +291,23 @@ impl Head {
         if now >= self.reload_at {
             self.reload_at = now + RELOAD_EVERY;
             self.drop_revoked();
+            self.tell_resolvers();
         }
         if self.round.is_none() && self.watchdog.is_due(now) {
             self.round = Some((self.slots.len(), 0));
             self.tell_all(|| ToSlot::Pulse);
+        }
+    }
+
+    /// Tells the slots whom this machine asks for names, if that has changed.
+    fn tell_resolvers(&mut self) {
+        let own = nameservers::own();
+        if own != self.resolvers {
+            debug!(?own, "Name servers");
+            let servers: Vec<_> =
+                own.iter().map(|server| (*server, RESOLVER.port()).into()).collect();
+            self.tell_all(|| ToSlot::Resolvers(servers.clone()));
+            self.resolvers = own;
         }
     }
 

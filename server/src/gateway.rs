@@ -26,6 +26,7 @@ use whimbrel_gateway_core::associations::OutletNumber;
 use whimbrel_gateway_core::directory::SlotNumber;
 use whimbrel_gateway_core::egress::Policy;
 use whimbrel_gateway_core::memory::Memory;
+use whimbrel_gateway_core::resolvers::Resolvers;
 use whimbrel_gateway_core::turns::Turns;
 
 use crate::control::Datagrams;
@@ -111,6 +112,7 @@ pub struct Gateway {
     /// Before then none of them is given up.
     outlets_end: Option<Instant>,
     port_choice: PortChoice,
+    resolvers: Resolvers,
     datagrams: Datagrams,
     /// Dials by the time they are given up.
     dials: VecDeque<(Instant, u64)>,
@@ -166,6 +168,7 @@ impl Gateway {
             outlet_work: VecDeque::new(),
             outlets_end: None,
             port_choice,
+            resolvers: Resolvers::default(),
             datagrams: Datagrams::default(),
             dials: VecDeque::new(),
             news: VecDeque::new(),

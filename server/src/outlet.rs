@@ -23,6 +23,8 @@ pub(crate) struct Outlet {
     pub(crate) association: Association,
     /// The connection that carries its session; `None` while the session is parked.
     pub(crate) client: Option<Connection>,
+    /// The resolver that was asked through it in the gateway's name.
+    pub(crate) resolver: Option<SocketAddr>,
     /// It waits for its turn to be read.
     pub(crate) queued: bool,
 }
@@ -36,7 +38,7 @@ impl Outlet {
         client: Connection,
     ) -> io::Result<Self> {
         let socket = bind(v4, wanted).or_else(|_| bind(v4, 0))?;
-        Ok(Self { socket, association, client: Some(client), queued: false })
+        Ok(Self { socket, association, client: Some(client), resolver: None, queued: false })
     }
 
     /// Sends one datagram.

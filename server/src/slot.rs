@@ -240,6 +240,7 @@ impl Slot {
                 self.tell(ToHead::Report(inquiry, report));
             }
             ToSlot::Pulse => self.tell(ToHead::Turned(self.gateway.connected())),
+            ToSlot::Resolvers(servers) => self.gateway.resolve_with(servers),
             ToSlot::Configure(config) => self.gateway.configure(&config),
             ToSlot::Stop => return false,
         }

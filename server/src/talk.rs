@@ -3,6 +3,7 @@
 //! Each slot owns its clients and their flows, the head owns the files and whoever asks from
 //! outside. Neither waits for the other: what is asked is answered by a word of its own.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use whimbrel_carrier::Connection;
@@ -87,6 +88,8 @@ pub(crate) enum ToSlot {
     Report(u64),
     /// Say that you go round.
     Pulse,
+    /// Whom this machine asks for names has changed.
+    Resolvers(Vec<SocketAddr>),
     /// The configuration has changed.
     Configure(Arc<GatewayConfig>),
     /// End in good order.

@@ -13,6 +13,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
@@ -22,6 +23,8 @@ use zbus::{Connection, connection, interface, zvariant};
 
 const SERVICE: &str = "org.freedesktop.login1";
 const PATH: &str = "/org/freedesktop/login1";
+const RESOLVER: &str = "org.freedesktop.resolve1";
+const RESOLVER_PATH: &str = "/org/freedesktop/resolve1";
 
 /// Where the bus of a lab listens.
 #[must_use]
@@ -77,6 +80,96 @@ impl Manager {
     async fn prepare_for_sleep(emitter: &SignalEmitter<'_>, start: bool) -> zbus::Result<()>;
 }
 
+/// The part of systemd-resolved that is told about links (org.freedesktop.resolve1(5)): it writes
+/// down what it is told.
+struct Resolver {
+    told: PathBuf,
+    settings: Arc<Mutex<LinkSettings>>,
+}
+
+/// What it was told of a link.
+struct Link(Arc<Mutex<LinkSettings>>);
+
+#[derive(Default)]
+struct LinkSettings {
+    dns: Vec<(i32, Vec<u8>)>,
+    domains: Vec<(String, bool)>,
+}
+
+impl Resolver {
+    fn note(&self, text: &str) -> zbus::fdo::Result<()> {
+        let failed = |error: std::io::Error| zbus::fdo::Error::IOError(error.to_string());
+        let file = std::fs::File::options().create(true).append(true).open(&self.told);
+        writeln!(file.map_err(failed)?, "{text}").map_err(failed)
+    }
+
+    fn settings(&self) -> MutexGuard<'_, LinkSettings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[interface(name = "org.freedesktop.resolve1.Manager")]
+impl Resolver {
+    #[zbus(name = "SetLinkDNS")]
+    fn set_link_dns(&self, index: i32, servers: Vec<(i32, Vec<u8>)>) -> zbus::fdo::Result<()> {
+        self.note(&format!("dns {index} {servers:?}"))?;
+        self.settings().dns = servers;
+        Ok(())
+    }
+
+    fn set_link_domains(&self, _index: i32, domains: Vec<(String, bool)>) -> zbus::fdo::Result<()> {
+        self.note(&format!("domains {domains:?}"))?;
+        self.settings().domains = domains;
+        Ok(())
+    }
+
+    fn set_link_default_route(&self, _index: i32, on: bool) -> zbus::fdo::Result<()> {
+        self.note(&format!("default {on}"))
+    }
+
+    #[zbus(name = "SetLinkDNSOverTLS")]
+    fn set_link_dns_over_tls(&self, _index: i32, mode: &str) -> zbus::fdo::Result<()> {
+        self.note(&format!("tls {mode}"))
+    }
+
+    #[zbus(name = "SetLinkLLMNR")]
+    fn set_link_llmnr(&self, _index: i32, mode: &str) -> zbus::fdo::Result<()> {
+        self.note(&format!("llmnr {mode}"))
+    }
+
+    #[zbus(name = "SetLinkMulticastDNS")]
+    fn set_link_multicast_dns(&self, _index: i32, mode: &str) -> zbus::fdo::Result<()> {
+        self.note(&format!("mdns {mode}"))
+    }
+
+    fn flush_caches(&self) -> zbus::fdo::Result<()> {
+        self.note("flush")
+    }
+
+    fn revert_link(&self, index: i32) -> zbus::fdo::Result<()> {
+        *self.settings() = LinkSettings::default();
+        self.note(&format!("revert {index}"))
+    }
+
+    fn get_link(&self, _index: i32) -> zbus::fdo::Result<zvariant::OwnedObjectPath> {
+        zvariant::OwnedObjectPath::try_from(RESOLVER_PATH)
+            .map_err(|error| zbus::fdo::Error::Failed(error.to_string()))
+    }
+}
+
+#[interface(name = "org.freedesktop.resolve1.Link")]
+impl Link {
+    #[zbus(property, name = "DNS")]
+    fn dns(&self) -> Vec<(i32, Vec<u8>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).dns.clone()
+    }
+
+    #[zbus(property)]
+    fn domains(&self) -> Vec<(String, bool)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).domains.clone()
+    }
+}
+
 /// A bus, and the login manager on it.
 struct Bus {
     daemon: Child,
@@ -101,9 +194,16 @@ impl Bus {
         BufReader::new(stdout).read_line(&mut line).await?;
         ensure!(!line.is_empty(), "dbus-daemon does not start");
         let manager = Manager { asleep: false, delays };
+        let told = folder.join("resolver");
+        let settings = Arc::<Mutex<LinkSettings>>::default();
+        let link = Link(Arc::clone(&settings));
+        let resolver = Resolver { told, settings };
         let connection = connection::Builder::address(address(folder).as_str())?
             .serve_at(PATH, manager)?
             .name(SERVICE)?
+            .serve_at(RESOLVER_PATH, resolver)?
+            .serve_at(RESOLVER_PATH, link)?
+            .name(RESOLVER)?
             .build()
             .await?;
         say("bus")?;

@@ -9,6 +9,8 @@ mod carried;
 mod errors;
 #[path = "datagrams/moved.rs"]
 mod moved;
+#[path = "datagrams/names.rs"]
+mod names;
 #[path = "datagrams/pair.rs"]
 mod pair;
 #[path = "meaning/stage.rs"]
@@ -17,6 +19,7 @@ mod stage;
 use carried::*;
 use errors::*;
 use moved::*;
+use names::*;
 
 suite! {
     a_socket_has_one_port_at_the_gateway_whomever_it_talks_to,
@@ -29,4 +32,8 @@ suite! {
     a_gateway_without_ipv6_says_so_at_once,
     datagrams_go_on_across_a_move,
     datagrams_go_on_across_a_restart_from_the_same_port,
+    the_gateways_resolver_answers_inside_the_tun,
+    names_lead_to_the_gateway_and_are_given_back,
+    names_stay_where_they_are_if_the_gateway_has_no_resolver,
+    systemd_resolved_is_told_and_told_again,
 }

@@ -13,10 +13,11 @@ use whimbrel_carrier::{Connection, Parcels, Stream};
 use whimbrel_client_core::engine::{DeviceId, PacketSink};
 use whimbrel_client_core::packet::{self, Datagram, Fragments, Unreachable};
 use whimbrel_client_core::udp::Associations;
-use whimbrel_common::config::{CaptureMode, Offline};
-use whimbrel_common::wire::{self, Parcel, Undelivered, capability};
+use whimbrel_common::config::CaptureMode;
+use whimbrel_common::wire::{self, Parcel, RESOLVER, Undelivered, capability};
 
 use super::Client;
+use crate::devices::HOST;
 use crate::report::{DatagramReport, DatagramState, EventKind, FlowReport, Transport};
 
 /// Every network carries IPv6 packets of this size (RFC 8200 §5), and programs rely on it: up to
@@ -36,6 +37,8 @@ pub(super) struct Datagrams {
     wanted: bool,
     /// Some gateway was attached since the start; whether it could carry them.
     supported: Option<bool>,
+    /// Whether the gateway attached last answers queries.
+    resolver: bool,
     associations: Associations,
     fragments: Fragments,
     parcels: Parcels,
@@ -65,6 +68,7 @@ impl Datagrams {
         Self {
             wanted: false,
             supported: None,
+            resolver: false,
             associations: Associations::new(seed),
             fragments: Fragments::default(),
             parcels: Parcels::default(),
@@ -78,6 +82,11 @@ impl Datagrams {
     pub(super) fn detach(&mut self) {
         self.counts.dropped += self.parcels.counts().dropped;
         self.parcels = Parcels::default();
+    }
+
+    /// Whether the gateway attached last answers queries.
+    pub(super) fn has_resolver(&self) -> bool {
+        self.resolver
     }
 
     /// When something is due.
@@ -120,14 +129,14 @@ impl Client {
         };
     }
 
-    /// Whether UDP of the host should come here.
+    /// Whether UDP of the host should come here: once a gateway was reached that carries it.
     #[must_use]
     pub fn captures_datagrams(&self) -> bool {
-        let blocks = match self.offline {
-            Offline::Direct => false,
-            Offline::Block => true,
-        };
-        self.datagrams.wanted && (blocks || self.datagrams.supported == Some(true))
+        self.datagrams.wanted && self.datagrams.supported == Some(true)
+    }
+
+    fn carries_parcels(&self) -> bool {
+        self.datagrams.wanted && self.tunnel.can(capability::PARCELS)
     }
 
     /// What becomes of UDP.
@@ -175,7 +184,9 @@ impl Client {
             }
             return;
         };
-        if !self.datagrams.wanted || !self.tunnel.can(capability::PARCELS) {
+        let query = device == HOST && datagram.destination() == self.nameserver;
+        let carried = if query { self.has_resolver() } else { self.carries_parcels() };
+        if !carried {
             self.datagrams.refuse(device, &datagram, Unreachable::Prohibited);
             return;
         }
@@ -193,7 +204,9 @@ impl Client {
         let payload = datagram.payload();
         let Datagrams { associations, parcels, counts, replies, .. } = &mut self.datagrams;
         let association = associations.send(device, source, destination, payload.len(), now);
-        let parcel = wire::encode_datagram(association, destination, payload);
+        let query = device == HOST && destination == self.nameserver;
+        let remote = if query { RESOLVER } else { destination };
+        let parcel = wire::encode_datagram(association, remote, payload);
         let endpoint = &mut self.tunnel.endpoint;
         let room = endpoint.best_datagram_room(connection);
         let excess = parcel.len().saturating_sub(room);
@@ -215,14 +228,10 @@ impl Client {
         self.datagrams.detach();
         let supported = self.tunnel.can(capability::PARCELS);
         let before = self.datagrams.supported.replace(supported);
+        self.datagrams.resolver = self.has_resolver();
         if self.datagrams.wanted && !supported && before != Some(false) {
-            let what = match self.offline {
-                Offline::Direct => "goes direct",
-                Offline::Block => "is refused",
-            };
-            warn!("The gateway is of an older version and carries no UDP, which {what}");
-            let text =
-                format!("the gateway carries no UDP, which {what}: it is of an older version");
+            warn!("The gateway is of an older version and carries no UDP, which goes direct");
+            let text = "the gateway carries no UDP, which goes direct: it is of an older version";
             self.journal.tell(EventKind::Refused, text);
         }
         self.open_parcels();
@@ -231,7 +240,7 @@ impl Client {
 
     /// Opens the stream of parcels that are too large for datagrams, as soon as that is possible.
     pub(super) fn open_parcels(&mut self) {
-        let usable = self.datagrams.wanted && self.tunnel.can(capability::PARCELS);
+        let usable = self.carries_parcels();
         if let Some(connection) = self.tunnel.connection().filter(|_| usable) {
             self.datagrams.parcels.open(&mut self.tunnel.endpoint, connection);
         }
@@ -239,12 +248,14 @@ impl Client {
 
     /// The gateway may have lost the ports of those who only listen at the moment.
     fn renew_ports(&mut self, now: Instant) {
-        let usable = self.datagrams.wanted && self.tunnel.can(capability::PARCELS);
+        let usable = self.tunnel.can(capability::PARCELS);
         let Some(connection) = self.tunnel.connection().filter(|_| usable) else { return };
         let since = now.checked_sub(RENEWED).unwrap_or(now);
         let Datagrams { associations, parcels, .. } = &mut self.datagrams;
         for (association, entry) in associations.used_since(since).rev().take(MOST_RENEWED) {
-            let parcel = Parcel::Renew { association, remote: entry.destination };
+            let query = entry.device == HOST && entry.destination == self.nameserver;
+            let remote = if query { RESOLVER } else { entry.destination };
+            let parcel = Parcel::Renew { association, remote };
             let parcel = wire::encode_parcel(&parcel);
             parcels.send(&mut self.tunnel.endpoint, connection, parcel, now);
         }
@@ -284,7 +295,7 @@ impl Client {
         loop {
             let received = self.datagrams.parcels.receive(&mut self.tunnel.endpoint, connection);
             match received {
-                Ok(Some(parcel)) => any |= self.datagrams.deliver(parcel),
+                Ok(Some(parcel)) => any |= self.datagrams.deliver(parcel, self.nameserver),
                 Ok(None) => break,
                 Err(error) => {
                     warn!(%error, "What came on the stream of parcels is none");
@@ -301,9 +312,11 @@ impl Client {
 
 impl Datagrams {
     /// Whether it was for somebody here.
-    fn deliver(&mut self, parcel: Parcel) -> bool {
+    fn deliver(&mut self, parcel: Parcel, nameserver: SocketAddr) -> bool {
+        let from = |remote| if remote == RESOLVER { nameserver } else { remote };
         match parcel {
             Parcel::Datagram { association, remote, payload } => {
+                let remote = from(remote);
                 let Some(entry) = self.associations.receive(association, payload.len()) else {
                     self.counts.dropped += 1;
                     return false;
@@ -318,6 +331,7 @@ impl Datagrams {
                 true
             }
             Parcel::Unreachable { association, remote, reason } => {
+                let remote = from(remote);
                 let entry = self.associations.find(association);
                 let Some(entry) = entry.filter(|entry| entry.source.is_ipv4() == remote.is_ipv4())
                 else {

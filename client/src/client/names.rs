@@ -10,6 +10,8 @@ use whimbrel_client_core::dns::{PORT, Query, is_public};
 use whimbrel_client_core::engine::{DeviceId, Engine, FlowId};
 use whimbrel_client_core::packet;
 
+use whimbrel_common::wire::{RESOLVER, capability};
+
 use super::Client;
 use crate::devices::HOST;
 use crate::resolver::FALLBACK;
@@ -119,6 +121,17 @@ impl Client {
         }
     }
 
+    /// Whether the gateway answers queries of the host with its own resolver, at the address of the
+    /// name server inside the TUN.
+    pub(crate) fn has_resolver(&self) -> bool {
+        self.tunnel.can(capability::PARCELS | capability::RESOLVER)
+    }
+
+    /// Whether the gateway that was attached last can do that.
+    pub(crate) fn knows_resolver(&self) -> bool {
+        self.datagrams.has_resolver()
+    }
+
     /// Whom names are asked of on behalf of wrapped commands.
     pub(crate) fn ask(&mut self, resolvers: Vec<IpAddr>) {
         self.names.ask(resolvers);
@@ -127,6 +140,9 @@ impl Client {
     /// Where a connection of a device leads: who came to the name server by UDP for too long an
     /// answer comes again by TCP.
     pub(super) fn place(&self, device: DeviceId, destination: SocketAddr) -> SocketAddr {
+        if device == HOST && destination == self.nameserver {
+            return RESOLVER;
+        }
         if device == HOST || destination.port() != PORT {
             return destination;
         }

@@ -19,6 +19,7 @@ impl Running for Model {
             paths: Vec::new(),
             flows: FlowCounts { open: 2, held: 0 },
             datagrams: DatagramReport::default(),
+            names: crate::report::NamesReport::default(),
             moves: 0,
             last_move: None,
             capture: CaptureState::On,

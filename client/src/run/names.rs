@@ -17,6 +17,8 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
 use super::namespace::Entered;
 
+use crate::dns::file::with_server;
+
 /// The only name server inside, in the network of the TUN's own address.
 pub const NAMESERVER: Ipv4Addr = Ipv4Addr::new(10, 213, 52, 53);
 
@@ -52,7 +54,7 @@ const FUTILE: [(&str, &str); 6] = [
 pub(super) fn confine(entered: Entered) -> anyhow::Result<OwnedFd> {
     let resolv = fs::canonicalize("/etc/resolv.conf").ok();
     let resolv_text = resolv.as_deref().and_then(|path| fs::read_to_string(path).ok());
-    let resolv_text = resolver_file(&resolv_text.unwrap_or_default());
+    let resolv_text = with_server(&resolv_text.unwrap_or_default(), NAMESERVER);
     let switch = fs::read_to_string("/etc/nsswitch.conf").ok();
 
     let workshop = Workshop::open()?;
@@ -85,16 +87,6 @@ pub(super) fn confine(entered: Entered) -> anyhow::Result<OwnedFd> {
         explain_futile(&workshop)?;
     }
     Ok(pulse)
-}
-
-/// The host's `resolv.conf` with our server in place of its own.
-fn resolver_file(host: &str) -> String {
-    let kept = host.lines().filter(|line| {
-        let word = line.split_whitespace().next().unwrap_or_default();
-        matches!(word, "search" | "domain" | "options")
-    });
-    let server = format!("nameserver {NAMESERVER}");
-    kept.chain([server.as_str()]).flat_map(|line| [line, "\n"]).collect()
 }
 
 /// The host's `nsswitch.conf` with hosts looked up in files and by DNS.
@@ -177,9 +169,9 @@ mod tests {
     #[test]
     fn the_resolver_is_ours_and_the_rest_of_the_file_stays() {
         let host = "# by hand\nnameserver 192.168.1.1\nsearch corp.example lan\noptions edns0\n";
-        let inside = resolver_file(host);
+        let inside = with_server(host, NAMESERVER);
         assert_eq!(inside, "search corp.example lan\noptions edns0\nnameserver 10.213.52.53\n");
-        assert_eq!(resolver_file(""), "nameserver 10.213.52.53\n");
+        assert_eq!(with_server("", NAMESERVER), "nameserver 10.213.52.53\n");
     }
 
     #[test]

@@ -33,6 +33,7 @@ fn status(rx_bytes: u64) -> Status {
         paths: vec![path("wlan0", "active", rx_bytes), path("wwan0", "warm", 7)],
         flows: FlowCounts { open: 2, held: 0 },
         datagrams: DatagramReport::default(),
+        names: crate::report::NamesReport::default(),
         moves: 1,
         last_move: None,
         capture: CaptureState::On,

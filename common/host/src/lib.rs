@@ -8,6 +8,7 @@ pub mod files;
 pub mod layout;
 pub mod logging;
 pub mod metrics;
+pub mod nameservers;
 pub mod output;
 pub mod random;
 pub mod service;

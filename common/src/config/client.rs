@@ -36,6 +36,8 @@ pub struct ClientConfig {
 pub struct Capture {
     /// Which protocols are carried.
     pub mode: CaptureMode,
+    /// Of whom the host asks names.
+    pub dns: Dns,
     /// Destinations to carry. Against `exclude`, the longest prefix wins.
     pub include: Vec<Cidr>,
     /// Destinations to leave alone.
@@ -57,6 +59,17 @@ pub enum CaptureMode {
     Tcp,
     /// UDP too.
     All,
+}
+
+/// Of whom the host asks names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dns {
+    /// Of the gateway's resolver where UDP is carried too, else as before.
+    Auto,
+    /// Of the gateway's resolver.
+    Gateway,
+    /// As before.
+    Direct,
 }
 
 /// What new connections get while the gateway is out of reach.
@@ -160,6 +173,7 @@ fn capture(raw: &Raw<'_>) -> Result<Capture, ConfigError> {
     refuse_unusable(raw, "capture.address6", address6.into())?;
     Ok(Capture {
         mode: raw.read("capture.mode")?,
+        dns: raw.read("capture.dns")?,
         include: raw.read("capture.include")?,
         exclude: raw.read("capture.exclude")?,
         offline: raw.read("capture.offline")?,
@@ -193,6 +207,40 @@ impl fmt::Display for CaptureMode {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::All => "all",
+        })
+    }
+}
+
+impl Capture {
+    /// Whether names are to be asked of the gateway.
+    #[must_use]
+    pub fn asks_gateway(&self) -> bool {
+        match (self.dns, self.mode) {
+            (Dns::Gateway, _) | (Dns::Auto, CaptureMode::All) => true,
+            (Dns::Direct, _) | (Dns::Auto, CaptureMode::Tcp) => false,
+        }
+    }
+}
+
+impl FromStr for Dns {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "gateway" => Ok(Self::Gateway),
+            "direct" => Ok(Self::Direct),
+            _ => Err(()),
+        }
+    }
+}
+
+impl fmt::Display for Dns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Gateway => "gateway",
+            Self::Direct => "direct",
         })
     }
 }
@@ -253,6 +301,15 @@ const KEYS: &[Key<ClientConfig>] = &[
         comment: "Which protocols are carried: \"tcp\", or \"all\" for UDP too. A program that sends UDP\n\
                   from a port of its own choosing is left alone, as a server would.",
         show: |config| quoted(&config.capture.mode),
+    },
+    Key {
+        section: "capture",
+        name: "dns",
+        default: Some("\"auto\""),
+        example: "",
+        comment: "Of whom this host asks names: \"gateway\" has the gateway's own resolver asked, \"direct\"\n\
+                  leaves everything as it is, \"auto\" asks the gateway where mode is \"all\".",
+        show: |config| quoted(&config.capture.dns),
     },
     Key {
         section: "capture",

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use toml::de::DeValue;
 
-use super::{CaptureMode, HostPort, InterfaceName, MetricsPort, Offline};
+use super::{CaptureMode, Dns, HostPort, InterfaceName, MetricsPort, Offline};
 use crate::cidr::Cidr;
 use crate::identity::PublicKey;
 use crate::units::{Period, Size};
@@ -88,6 +88,7 @@ text_value!(InterfaceName, "an interface name in quotes, at most 15 characters")
 text_value!(CaptureMode, "\"tcp\" or \"all\"");
 text_value!(Offline, "\"direct\" or \"block\"");
 text_value!(MetricsPort, "\"address:port\", as in \"127.0.0.1:9464\", or \"\" for none");
+text_value!(Dns, "\"auto\", \"gateway\" or \"direct\"");
 text_value!(Period, "a duration as \"90s\", \"10m\" or \"24h\"");
 text_value!(Size, "a size as \"512KiB\" or \"8MiB\"");
 

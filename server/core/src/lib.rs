@@ -8,6 +8,7 @@ pub mod egress;
 pub mod invites;
 pub mod limits;
 pub mod memory;
+pub mod resolvers;
 pub mod seen;
 pub mod steering;
 pub mod turns;

@@ -10,7 +10,7 @@ use whimbrel_carrier::{Connection, Pipe, Stream};
 use whimbrel_common::path::Input;
 use whimbrel_common::session::share;
 use whimbrel_common::wire::{
-    Control, Denial, FlowAnswer, FlowHeader, RefuseReason, StreamCode, WireFlow,
+    Control, Denial, FlowAnswer, FlowHeader, RESOLVER, RefuseReason, StreamCode, WireFlow,
 };
 use whimbrel_gateway_core::limits::Exceeded;
 
@@ -81,7 +81,13 @@ impl Gateway {
             return Err((pipe, RefuseReason::Failed));
         }
         session.seen.insert(flow);
-        if let Err(denied) = self.policy.check(destination) {
+        let resolver = (destination == RESOLVER).then(|| self.resolvers.choose(now)).flatten();
+        let asked = resolver.is_some();
+        let destination = resolver.unwrap_or(destination);
+        if asked {
+            // Its own resolver answers whoever is admitted, wherever it is.
+            self.resolvers.answered();
+        } else if let Err(denied) = self.policy.check(destination) {
             debug!(client = %session.name, %denied, "Denied");
             self.stats.denied += 1;
             return Err((pipe, RefuseReason::Denied));

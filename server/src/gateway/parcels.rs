@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use whimbrel_carrier::{Connection, Stream};
 use whimbrel_common::path::Input;
 use whimbrel_common::wire::{
-    self, Association, Denial, Parcel, StreamCode, Undelivered, capability,
+    self, Association, Denial, Parcel, RESOLVER, StreamCode, Undelivered, capability,
 };
 use whimbrel_gateway_core::associations::{OutletNumber, Way};
 
@@ -27,6 +27,11 @@ pub(super) const OUTLETS: u64 = 1 << 63;
 const TURN: usize = 32;
 
 impl Gateway {
+    /// Queries to the gateway itself are put to these from now on.
+    pub fn resolve_with(&mut self, servers: Vec<SocketAddr>) {
+        self.resolvers.set(servers);
+    }
+
     /// A client opened the stream of parcels that are too large for datagrams.
     pub(super) fn begin_parcels(
         &mut self,
@@ -93,11 +98,16 @@ impl Gateway {
         payload: Option<Bytes>,
         now: Instant,
     ) -> Result<(), Undelivered> {
-        if let Err(denied) = self.policy.check(remote) {
+        let asked = remote == RESOLVER;
+        let remote = if asked {
+            self.resolvers.choose(now).ok_or(Undelivered::Host)?
+        } else if let Err(denied) = self.policy.check(remote) {
             debug!(%denied, "Denied");
             self.datagrams.denied += 1;
             return Err(Undelivered::Denied);
-        }
+        } else {
+            remote
+        };
         let peer = self.peers.get_mut(&connection);
         let Some(session) = peer.and_then(|peer| peer.session.as_mut()) else { return Ok(()) };
         let outlet = match session.associations.send(association, remote, now) {
@@ -105,11 +115,14 @@ impl Gateway {
             Way::New => self.open_outlet(connection, association, remote, now),
             Way::Impossible => None,
         };
-        let outlet = outlet.and_then(|outlet| self.outlets.get(&outlet));
+        let outlet = outlet.and_then(|outlet| self.outlets.get_mut(&outlet));
         let (Some(outlet), Some(payload)) = (outlet, payload) else {
             self.datagrams.dropped += 1;
             return Ok(());
         };
+        if asked {
+            outlet.resolver = Some(remote);
+        }
         match outlet.send(&payload, remote) {
             Ok(()) => {
                 self.datagrams.up += 1;
@@ -192,7 +205,8 @@ impl Gateway {
             match outlet.receive(&mut self.scratch) {
                 Ok((length, remote)) => {
                     let (association, client) = (outlet.association, outlet.client);
-                    self.take_in(association, client, remote, length, now);
+                    let resolver = outlet.resolver;
+                    self.take_in(association, client, (remote, resolver), length, now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) if outlet::is_late(&error) => {}
@@ -211,10 +225,15 @@ impl Gateway {
             let Some(outlet) = self.outlets.get(&number) else { return };
             let Ok(Bounce { remote, reason }) = outlet.bounced() else { return };
             let (association, client) = (outlet.association, outlet.client);
+            let asked_resolver = outlet.resolver == Some(remote);
+            if asked_resolver {
+                self.resolvers.failed();
+            }
             let session = client.and_then(|client| self.session_of(client));
             let asked = session
                 .is_some_and(|session| session.associations.admits(association, remote.ip()));
             if let (Some(client), Some(reason), true) = (client, reason, asked) {
+                let remote = if asked_resolver { RESOLVER } else { remote };
                 let parcel = Parcel::Unreachable { association, remote, reason };
                 self.send_back(client, wire::encode_parcel(&parcel), now);
             }
@@ -225,7 +244,7 @@ impl Gateway {
         &mut self,
         association: Association,
         client: Option<Connection>,
-        remote: SocketAddr,
+        (remote, resolver): (SocketAddr, Option<SocketAddr>),
         length: usize,
         now: Instant,
     ) {
@@ -244,7 +263,12 @@ impl Gateway {
         session.down_bytes += length as u64;
         self.stats.down_bytes += length as u64;
         self.datagrams.down += 1;
-        let parcel = wire::encode_datagram(association, remote, &self.scratch[..length]);
+        let answered = resolver == Some(remote);
+        if answered {
+            self.resolvers.answered();
+        }
+        let from = if answered { RESOLVER } else { remote };
+        let parcel = wire::encode_datagram(association, from, &self.scratch[..length]);
         peer.parcels.send(&mut self.endpoint, peer.connection, parcel, now);
     }
 

@@ -1,0 +1,208 @@
+//! `/etc/resolv.conf`, where no service of the host manages names: its servers are replaced by ours,
+//! and what was there before is kept beside the daemon's state.
+
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use whimbrel_host::{files, nameservers};
+
+/// Where programs look.
+const PLACE: &str = "/etc/resolv.conf";
+
+/// What begins a file of ours.
+const MARK: &str = "# Written by Whimbrel, which restores what was here (`whimbrel cleanup`).\n";
+
+/// What begins a file of before that was a link to another.
+const LINK: &str = "link ";
+/// What begins one that was not.
+const TEXT: &str = "text\n";
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct SettingsFile {
+    place: PathBuf,
+    before: PathBuf,
+}
+
+impl SettingsFile {
+    /// The host's, whose content of before is kept in the folder `state`.
+    pub(crate) fn new(state: &Path) -> Self {
+        Self { place: PLACE.into(), before: state.join("resolv.conf.before") }
+    }
+
+    /// Whether programs ask systemd-resolved.
+    pub(super) fn leads_to_resolved(&self) -> bool {
+        let text = fs::read_to_string(&self.place).unwrap_or_default();
+        let stub = |server: &IpAddr| {
+            [Ipv4Addr::new(127, 0, 0, 53), Ipv4Addr::new(127, 0, 0, 54)].contains(&match server {
+                IpAddr::V4(v4) => *v4,
+                IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+            })
+        };
+        nameservers::parse(&text).iter().any(stub)
+    }
+
+    /// Makes `server` the only one. Whether that changed anything.
+    ///
+    /// # Errors
+    /// A sentence about what to do.
+    pub(super) fn put(&self, server: Ipv4Addr) -> Result<bool, String> {
+        let text = read(&self.place).map_err(|error| self.explain(&error))?;
+        if text.starts_with(MARK) {
+            return Ok(false);
+        }
+        let before = match fs::read_link(&self.place) {
+            Ok(target) => format!("{LINK}{}\n", target.display()),
+            Err(_) => format!("{TEXT}{text}"),
+        };
+        files::replace(&self.before, &before, 0o600).map_err(|error| format!("{error:#}"))?;
+        let ours = format!("{MARK}{}", with_server(&text, server));
+        self.write(&ours).map_err(|error| self.explain(&error))?;
+        Ok(true)
+    }
+
+    /// Puts back what was there before, unless somebody else has written since. Whether it did.
+    ///
+    /// # Errors
+    /// A sentence about what to do.
+    pub(crate) fn restore(&self) -> Result<bool, String> {
+        let text = read(&self.place).map_err(|error| self.explain(&error))?;
+        let before = read(&self.before).unwrap_or_default();
+        let ours = text.starts_with(MARK);
+        if ours {
+            let restored = match (before.strip_prefix(LINK), before.strip_prefix(TEXT)) {
+                (Some(target), _) => self.link(Path::new(target.trim_end())),
+                (None, Some(text)) => self.write(text),
+                // Without a copy an empty file leaves the system's defaults.
+                (None, None) => self.write(""),
+            };
+            restored.map_err(|error| self.explain(&error))?;
+        }
+        // It may never have been there.
+        let _ = fs::remove_file(&self.before);
+        Ok(ours)
+    }
+
+    /// Replaces the file in one step where that is possible; one that is mounted can only be
+    /// written to.
+    fn write(&self, text: &str) -> io::Result<()> {
+        let fresh = self.place.with_extension("conf.whimbrel");
+        let replaced = fs::write(&fresh, text)
+            .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(0o644)))
+            .and_then(|()| fs::rename(&fresh, &self.place));
+        if replaced.is_ok() {
+            return Ok(());
+        }
+        let _ = fs::remove_file(&fresh);
+        if self.place.is_symlink() {
+            // What it leads to is not ours to write to.
+            return replaced;
+        }
+        fs::write(&self.place, text)
+    }
+
+    fn link(&self, target: &Path) -> io::Result<()> {
+        let fresh = self.place.with_extension("conf.whimbrel");
+        let _ = fs::remove_file(&fresh);
+        symlink(target, &fresh)?;
+        fs::rename(&fresh, &self.place)
+    }
+
+    fn explain(&self, error: &io::Error) -> String {
+        let place = self.place.display();
+        match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => format!(
+                "{place} cannot be written by this user: use systemd-resolved, run the daemon as \
+                 root, or write dns = \"direct\" under [capture]"
+            ),
+            _ => format!("{place}: {error}"),
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        other => other,
+    }
+}
+
+/// The text of a `resolv.conf` with one server in place of its own.
+pub(crate) fn with_server(text: &str, server: Ipv4Addr) -> String {
+    let kept = text.lines().filter(|line| {
+        let word = line.split_whitespace().next().unwrap_or_default();
+        matches!(word, "search" | "domain" | "options")
+    });
+    let server = format!("nameserver {server}");
+    kept.chain([server.as_str()]).flat_map(|line| [line, "\n"]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 213, 52, 53);
+    const TEXT: &str = "search lan\nnameserver 192.168.1.1\noptions edns0\n";
+
+    fn settings(folder: &Path) -> SettingsFile {
+        SettingsFile { place: folder.join("resolv.conf"), before: folder.join("before") }
+    }
+
+    #[test]
+    fn servers_are_replaced_and_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = settings(folder.path());
+        fs::write(&file.place, TEXT).unwrap();
+        assert!(file.put(SERVER).unwrap());
+        let ours = fs::read_to_string(&file.place).unwrap();
+        assert_eq!(nameservers::parse(&ours), [IpAddr::V4(SERVER)]);
+        assert!(ours.contains("search lan") && ours.contains("options edns0"), "{ours}");
+        assert!(!file.put(SERVER).unwrap(), "it is right already");
+        assert!(file.restore().unwrap());
+        assert_eq!(fs::read_to_string(&file.place).unwrap(), TEXT);
+        assert!(!file.restore().unwrap() && !file.before.exists());
+    }
+
+    #[test]
+    fn a_link_is_a_link_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = settings(folder.path());
+        let managed = folder.path().join("managed");
+        fs::write(&managed, TEXT).unwrap();
+        symlink("managed", &file.place).unwrap();
+        assert!(file.put(SERVER).unwrap());
+        assert_eq!(fs::read_to_string(&managed).unwrap(), TEXT, "what it led to is untouched");
+        assert!(file.restore().unwrap());
+        assert_eq!(fs::read_link(&file.place).unwrap(), Path::new("managed"));
+    }
+
+    #[test]
+    fn what_somebody_else_wrote_since_is_theirs_and_becomes_the_one_of_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = settings(folder.path());
+        fs::write(&file.place, TEXT).unwrap();
+        file.put(SERVER).unwrap();
+        fs::write(&file.place, "nameserver 192.168.7.7\n").unwrap();
+        assert!(file.put(SERVER).unwrap());
+        assert!(file.restore().unwrap());
+        assert_eq!(fs::read_to_string(&file.place).unwrap(), "nameserver 192.168.7.7\n");
+        file.put(SERVER).unwrap();
+        fs::write(&file.place, "nameserver 192.168.8.8\n").unwrap();
+        assert!(!file.restore().unwrap());
+        assert_eq!(fs::read_to_string(&file.place).unwrap(), "nameserver 192.168.8.8\n");
+    }
+
+    #[test]
+    fn a_missing_file_and_a_missing_copy_are_survived() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = settings(folder.path());
+        assert!(!file.restore().unwrap());
+        assert!(file.put(SERVER).unwrap());
+        fs::remove_file(&file.before).unwrap();
+        assert!(file.restore().unwrap());
+        assert_eq!(fs::read_to_string(&file.place).unwrap(), "");
+    }
+}
