@@ -90,7 +90,8 @@ make_debian() {
     mkdir -p "$root/var/lib/dpkg" "$dpkg"/{upper,work}
     mount -t overlay overlay \
         -o "lowerdir=/var/lib/dpkg,upperdir=$dpkg/upper,workdir=$dpkg/work" "$root/var/lib/dpkg"
-    # It names users of the machine.
+    # What the machine is about to install, and users that only it has.
+    rm -f "$root"/var/lib/dpkg/updates/*
     : >"$root/var/lib/dpkg/statoverride"
     mkdir -p "$root"/etc/apt "$root"/var/lib/apt/lists/partial "$root"/var/cache/apt/archives/partial
     # The stories are root already, and the machine may have none.

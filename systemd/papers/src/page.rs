@@ -1,7 +1,7 @@
 //! Manual pages: one for each command, one for each configuration file.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Command;
 use clap_mangen::Man;
@@ -17,18 +17,9 @@ pub(crate) fn commands(program: &Program) -> io::Result<Vec<Paper>> {
     command.build();
     let mut pages = Vec::new();
     for sub in command.get_subcommands() {
-        pages.extend(subcommand(program, sub)?);
+        subcommand(program, sub, &mut pages)?;
     }
-    let man = page(program, command);
-    let mut text = Vec::new();
-    man.render_title(&mut text)?;
-    man.render_name_section(&mut text)?;
-    man.render_synopsis_section(&mut text)?;
-    man.render_description_section(&mut text)?;
-    man.render_subcommands_section(&mut text)?;
-    man.render_options_section(&mut text)?;
-    rest(program).to_writer(&mut text)?;
-    pages.push(Paper { path: place(&man.get_filename()), text });
+    pages.push(page(program, &command, &about_all(program))?);
     Ok(pages)
 }
 
@@ -82,24 +73,42 @@ pub(crate) fn configuration(program: &Program) -> Paper {
 const MANUAL: &str = "Whimbrel";
 
 /// The page of a command of a program, and those of its own commands.
-fn subcommand(program: &Program, command: &Command) -> io::Result<Vec<Paper>> {
-    let mut pages = Vec::new();
+fn subcommand(program: &Program, command: &Command, pages: &mut Vec<Paper>) -> io::Result<()> {
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-        pages.extend(subcommand(program, sub)?);
+        subcommand(program, sub, pages)?;
     }
-    let man = page(program, command.clone());
+    let mut end = Roff::new();
+    end.control("SH", ["SEE ALSO"]);
+    end.text([bold(program.package()), roman("(1)")]);
+    pages.push(page(program, command, &end)?);
+    Ok(())
+}
+
+/// The page of one command; `end` comes last.
+fn page(program: &Program, command: &Command, end: &Roff) -> io::Result<Paper> {
+    let man = Man::new(command.clone()).source(source(program)).manual(MANUAL);
+    let usage = command.clone().render_usage().to_string();
+    let mut synopsis = Roff::new();
+    synopsis.control("SH", ["SYNOPSIS"]);
+    synopsis.text([roman(usage.trim_start_matches("Usage: "))]);
     let mut text = Vec::new();
-    man.render(&mut text)?;
-    let mut more = Roff::new();
-    more.control("SH", ["SEE ALSO"]);
-    more.text([bold(program.package()), roman("(1)")]);
-    more.to_writer(&mut text)?;
-    pages.push(Paper { path: place(&man.get_filename()), text });
-    Ok(pages)
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    synopsis.to_writer(&mut text)?;
+    man.render_description_section(&mut text)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut text)?;
+    }
+    man.render_options_section(&mut text)?;
+    if command.get_after_help().is_some() {
+        man.render_extra_section(&mut text)?;
+    }
+    end.to_writer(&mut text)?;
+    Ok(Paper { path: Path::new("man/man1").join(man.get_filename()), text })
 }
 
 /// What the definition of the command line does not have.
-fn rest(program: &Program) -> Roff {
+fn about_all(program: &Program) -> Roff {
     let layout = &program.layout;
     let mut roff = Roff::new();
     roff.control("SH", ["FILES"]);
@@ -125,14 +134,6 @@ fn rest(program: &Program) -> Roff {
     roff
 }
 
-fn page(program: &Program, command: Command) -> Man {
-    Man::new(command).source(source(program)).manual(MANUAL)
-}
-
 fn source(program: &Program) -> String {
     format!("{} {}", program.package(), program.command.get_version().unwrap_or_default())
-}
-
-fn place(page: &str) -> PathBuf {
-    Path::new("man/man1").join(page)
 }
