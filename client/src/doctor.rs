@@ -19,6 +19,7 @@ use whimbrel_host::control::{self, AskError};
 use whimbrel_host::output::{Palette, document, line};
 use whimbrel_host::{Layout, exit, files};
 
+use crate::daemon::asked;
 use crate::link::survey;
 use crate::report::{CaptureState, PathReport, SessionState, Status};
 
@@ -65,7 +66,8 @@ async fn gather(layout: &Layout, read: ReadConfig) -> Facts {
         addresses.iter().flatten().flatten().map(|address: &SocketAddr| address.ip()).collect();
     let interface = config.as_ref().map_or("whimbrel0", |it| it.capture.interface.as_str());
     // Without netlink there is nothing to say about the network; the daemon says it could not start.
-    let network = survey::survey(interface, &ips).await.unwrap_or_default();
+    let asked = config.as_ref().map_or(Vec::new(), |config| asked(&config.paths));
+    let network = survey::survey(interface, asked, &ips).await.unwrap_or_default();
     let daemon = daemon(layout);
     let reach = match (&daemon, &config, addresses) {
         (Daemon::Absent | Daemon::Broken(_), Ok(config), Some(addresses)) => {

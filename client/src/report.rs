@@ -122,11 +122,14 @@ pub struct PathReport {
     pub rx_bytes: u64,
     /// The gateway's address on this path.
     pub remote: Option<SocketAddr>,
-    /// Whether `paths.metered` names the link.
+    /// Whether the link costs money.
     pub metered: bool,
     /// Whether its network answers for everybody and lets nothing through: it wants a sign-in.
     #[serde(default)]
     pub captive: bool,
+    /// `wired`, `wifi`, `tether` or `cellular`; `None` from a daemon that does not say.
+    #[serde(default)]
+    pub class: Option<String>,
 }
 
 impl From<LinkView> for PathReport {
@@ -145,7 +148,8 @@ impl From<LinkView> for PathReport {
             rx_bytes: link.rx_bytes,
             remote: path.map(|path| path.remote),
             metered: link.metered,
-            captive: false,
+            captive: link.captive,
+            class: Some(link.class.to_string()),
         }
     }
 }
@@ -314,6 +318,8 @@ pub enum EventKind {
     LinkUp,
     /// A link went.
     LinkDown,
+    /// A network wants a sign-in.
+    Captive,
     /// A path changed its state.
     Path,
     /// Traffic moved to another link.
@@ -376,6 +382,7 @@ named!(EventKind {
     Refused => "refused",
     LinkUp => "link-up",
     LinkDown => "link-down",
+    Captive => "captive",
     Path => "path",
     Moved => "moved",
     Paused => "paused",

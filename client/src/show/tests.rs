@@ -24,6 +24,7 @@ fn path() -> PathReport {
         remote: Some("203.0.113.5:443".parse().unwrap()),
         metered: true,
         captive: false,
+        class: None,
     }
 }
 

@@ -22,6 +22,7 @@ fn path(link: &str, state: &str, rx_bytes: u64) -> PathReport {
         remote: None,
         metered: false,
         captive: false,
+        class: None,
     }
 }
 

@@ -93,11 +93,13 @@ fn expect(facts: &Facts, subject: Subject, weight: Weight, part: &str) -> Findin
 }
 
 fn commands(finding: &Finding) -> Vec<&str> {
-    let command = |remedy| match remedy {
-        &Remedy::Command(ref command) => Some(command.as_str()),
-        Remedy::Advice(_) => None,
-    };
-    finding.remedies.iter().filter_map(command).collect()
+    let mut commands = Vec::new();
+    for remedy in &finding.remedies {
+        if let Remedy::Command(command) = remedy {
+            commands.push(command.as_str());
+        }
+    }
+    commands
 }
 
 #[test]
