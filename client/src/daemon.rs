@@ -96,8 +96,10 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let (outcomes, host_outcomes) = unbounded_channel();
     let (capture, tun, mark) = match purpose {
         Purpose::Host => {
+            // The TUN first: while another daemon has it, its rules are not ours to remove.
+            let tun = create_tun(&config).await?;
             let capture = Capture::spawn(outcomes).context("cannot start the host thread")?;
-            (Some(capture), Some(create_tun(&config).await?), config.paths.mark)
+            (Some(capture), Some(tun), config.paths.mark)
         }
         // Without a capture there is nothing to keep the carrier's packets out of.
         Purpose::Runs { .. } => (None, None, 0),

@@ -29,9 +29,11 @@ suite! {
     rules_left_by_a_killed_daemon_are_named_and_cleaned_up,
     what_the_network_manager_knows_counts_while_it_is_there,
     an_address_that_is_renewed_or_replaced_costs_no_connection,
+    a_laptop_with_ipv6_alone_reaches_both_families,
     a_vpn_of_others_carries_nothing_unless_asked,
     what_stands_in_the_way_of_a_start_has_a_sentence_and_a_code_of_its_own,
     a_watch_shows_what_happens_and_leaves_the_terminal_as_it_was,
     a_report_about_a_bug_has_no_secret_in_it,
+    an_invite_that_cannot_be_used_says_why,
     a_full_disk_costs_neither_the_invite_nor_half_a_file,
 }

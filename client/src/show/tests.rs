@@ -54,6 +54,17 @@ fn spare_links_are_told_by_what_they_are_good_for() {
 }
 
 #[test]
+fn a_link_is_told_with_its_kind_and_its_cost() {
+    let named = |class: &str, metered| {
+        let class = Some(class.to_owned());
+        link_name(&PathReport { class, metered, ..spare() })
+    };
+    assert_eq!(named("wired", false), "wlan0");
+    assert_eq!(named("wifi", false), "wlan0 (wifi)");
+    assert_eq!(named("cellular", true), "wlan0 (cellular, metered)");
+}
+
+#[test]
 fn colours_change_no_column() {
     let links = [path(), spare()];
     let (plain, coloured) = (paths(&links, Palette::PLAIN), paths(&links, Palette::COLOURED));

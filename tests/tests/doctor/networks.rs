@@ -4,9 +4,9 @@
 use crate::stage::{ORIGIN, Stage, prepare, until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use whimbrel_tests::daemon::{edit, set};
-use whimbrel_tests::lab::{Layout, World};
+use whimbrel_tests::lab::{GATEWAY_V6, Layout, LinkLayout, World};
 
 fn path(stage: &Stage, link: &str) -> Result<Option<Value>> {
     let status = stage.client.status(&stage.world)?;
@@ -79,7 +79,7 @@ pub(crate) fn an_address_that_is_renewed_or_replaced_costs_no_connection() -> Re
     ensure!(moves(&stage)? == 0, "a renewal moved the traffic");
     // A router that gives another address: for a moment both are there, then the new one alone.
     let other = IpAddr::from(Ipv4Addr::new(192, 168, 10, 77));
-    laptop.run(move |wiring| wiring.add_address("wifi0", other, 24))?;
+    laptop.run(move |wiring| wiring.add_address("wifi0", other, 32))?;
     pair.converse()?;
     laptop.run(move |wiring| {
         wiring.flush_addresses("wifi0")?;
@@ -115,9 +115,9 @@ fn start_vpn(world: &World) -> Result<tun::Device> {
 
 pub(crate) fn a_vpn_of_others_carries_nothing_unless_asked() -> Result<()> {
     let (world, origin) = prepare(Layout::standard(), |_| {})?;
-    let _vpn = start_vpn(&world)?;
     let gateway = world.start_gateway()?;
     world.join_client("laptop")?;
+    let _vpn = start_vpn(&world)?;
     let client = world.start_client("laptop")?;
     let mut stage = Stage { client, gateway, origin, world };
     until("both links are ready", || {
@@ -140,4 +140,20 @@ pub(crate) fn a_vpn_of_others_carries_nothing_unless_asked() -> Result<()> {
     until("the VPN is tried", || Ok(path(&stage, "vpn0")?.is_some()))?;
     // It leads nowhere, and the others carry.
     stage.pair(ORIGIN[0])?.converse()
+}
+
+pub(crate) fn a_laptop_with_ipv6_alone_reaches_both_families() -> Result<()> {
+    let without_v4 = |link: &mut LinkLayout| link.v4 = None;
+    let layout = Layout::standard().with_link("wifi0", without_v4).with_link("cell0", without_v4);
+    let world = World::build(layout)?;
+    let origin = world.start_origin()?;
+    world.init_gateway(SocketAddr::new(GATEWAY_V6.into(), 443))?;
+    let gateway = world.start_gateway()?;
+    world.join_client("laptop")?;
+    let client = world.start_client("laptop")?;
+    let stage = Stage { client, gateway, origin, world };
+    for origin in ORIGIN {
+        stage.pair(origin)?.converse()?;
+    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use whimbrel_common::identity::SecretKey;
 use whimbrel_tests::lab::{Layout, World};
 use whimbrel_tests::role;
 
@@ -141,5 +142,37 @@ pub(crate) fn a_full_disk_costs_neither_the_invite_nor_half_a_file() -> Result<(
     world.host("laptop").run(move |_| fs::remove_file(fill))?;
     let output = world.run_client("laptop", &join)?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+pub(crate) fn an_invite_that_cannot_be_used_says_why() -> Result<()> {
+    let (world, _origin) = prepare(Layout::standard(), |_| {})?;
+    let _gateway = world.start_gateway()?;
+    let gateway = world.gateway_config();
+    let invite = world.ask_gateway(&["invite", "laptop", "--config", text(&gateway)])?;
+    let invite = invite.trim();
+    let attempt = |invite: &str, name: &str| -> Result<Output> {
+        let folder = world.folder().join(name);
+        fs::create_dir_all(&folder)?;
+        let config = folder.join("client.toml");
+        let output = world.run_client("laptop", &["join", invite, "--config", text(&config)])?;
+        ensure!(output.status.success() == config.exists(), "{name}: half configured");
+        Ok(output)
+    };
+    let (before, token) = invite.split_once("&t=").context("no token")?;
+    let (at, _) = before.split_once("?k=").context("no key")?;
+    let stranger = SecretKey::from_seed([7; 32]).public();
+    expect(
+        &attempt(&format!("{at}?k={stranger}&t={token}"), "other")?,
+        1,
+        "is for another gateway",
+    )?;
+    expect(&attempt(&invite[..invite.len() - 5], "cut")?, 1, "is truncated")?;
+    let unknown = format!("{before}&t={}", "A".repeat(token.len()));
+    expect(&attempt(&unknown, "unknown")?, 1, "does not know this invite")?;
+    // None of them used it up.
+    let output = attempt(invite, "right")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    expect(&attempt(invite, "again")?, 1, "was used before")?;
     Ok(())
 }
