@@ -134,6 +134,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         login,
         waits: None,
         names,
+        sleep_watch: login::Watch::default(),
         own_v6: None,
         ephemeral: host::ephemeral_ports(),
         uplinks: BTreeMap::new(),
@@ -208,6 +209,8 @@ struct Daemon {
     /// The machine waits for this before it sleeps.
     waits: Option<Go>,
     names: Names,
+    /// Who announces its sleep.
+    sleep_watch: login::Watch,
     /// `None` until the links were read: capturing without them would take established IPv6
     /// connections for new ones.
     own_v6: Option<Vec<Ipv6Addr>>,
@@ -511,6 +514,7 @@ impl Running for Daemon {
             uptime_s: self.started.elapsed().as_secs(),
             trouble_kind: failure.as_ref().map(|failure| failure.trouble.to_string()),
             trouble: failure.map(|failure| failure.text),
+            sleep: Some(self.sleep_watch.to_string()),
             runs: self.devices.report(|device| self.client.count(device), Instant::now()),
         }
     }

@@ -49,6 +49,10 @@ pub struct Status {
     /// `revoked`, `version`, `busy` or `other`.
     #[serde(default)]
     pub trouble_kind: Option<String>,
+    /// Who tells the daemon that the machine sleeps: `delayed` (a login manager that waits for it),
+    /// `announced` (one that does not), or `unannounced` (nobody).
+    #[serde(default)]
+    pub sleep: Option<String>,
     /// Commands of `whimbrel run`, the oldest first.
     #[serde(default)]
     pub runs: Vec<RunReport>,

@@ -93,6 +93,7 @@ fn status_reads_well() {
         trouble: None,
         runs: Vec::new(),
         trouble_kind: None,
+        sleep: None,
     };
     assert_eq!(
         status(&report, Palette::PLAIN),
@@ -128,6 +129,7 @@ fn trouble_is_told() {
         trouble: Some("no network".to_owned()),
         runs: Vec::new(),
         trouble_kind: None,
+        sleep: None,
     };
     assert_eq!(
         status(&report, Palette::PLAIN),

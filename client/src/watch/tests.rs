@@ -43,6 +43,7 @@ fn status(rx_bytes: u64) -> Status {
         uptime_s: 60,
         trouble: None,
         trouble_kind: None,
+        sleep: None,
         runs: Vec::new(),
     }
 }

@@ -47,9 +47,13 @@ pub(crate) fn what_the_network_manager_knows_counts_while_it_is_there() -> Resul
     until_metered(&stage, "wifi0", false)?;
     until("the other one carries", || Ok(active(&stage)? == "wifi0"))?;
     pair.converse()?;
+    let sleep =
+        |stage: &Stage| Ok::<_, anyhow::Error>(stage.client.status(&stage.world)?["sleep"].clone());
+    ensure!(sleep(&stage)? == "delayed", "the login manager on the same bus waits for the client");
     // Without a manager nobody says that it costs money, and its class does not either.
     managers.say("break")?;
     until_metered(&stage, "cell0", false)?;
+    until("nobody announces sleep", || Ok(sleep(&stage)? == "unannounced"))?;
     managers.say("mend")?;
     managers.say("metered cell0 1")?;
     until_metered(&stage, "cell0", true)?;

@@ -306,6 +306,13 @@ fn what_a_daemon_needs_is_asked_only_where_none_runs() {
 }
 
 #[test]
+fn a_daemon_that_may_not_delay_sleep_is_told_to_get_the_rules() {
+    let facts = Facts { sleep: Sleep::Undelayed, ..well() };
+    let finding = expect(&facts, Subject::Sleep, Weight::Remark, "may not delay sleep");
+    assert!(matches!(&finding.remedies[..], [Remedy::Advice(it)] if it.contains("polkit")));
+}
+
+#[test]
 fn small_things_are_small() {
     let mut facts = well();
     facts.group = Group::Outside;
