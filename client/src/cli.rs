@@ -25,7 +25,8 @@ pub use crate::daemon::{Launch, Purpose};
 pub(crate) use ask::explain;
 
 use crate::dns::file::SettingsFile;
-use crate::host::Host;
+use crate::host::{Host, HostError};
+use crate::tun::TunError;
 use crate::watch;
 use crate::{bugreport, doctor};
 
@@ -46,7 +47,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     };
     match dispatch(command) {
         Ok(code) => code,
-        Err(error) => exit::failure("whimbrel", &error),
+        Err(error) => exit::failure_with("whimbrel", &error, code(&error)),
     }
 }
 
@@ -54,6 +55,22 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 #[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
+}
+
+/// The exit code of an obstacle only the client knows.
+fn code(error: &anyhow::Error) -> Option<u8> {
+    let tun = error.chain().find_map(|cause| cause.downcast_ref::<TunError>());
+    match tun {
+        Some(TunError::NoDevice) => return Some(exit::NO_DEVICE),
+        Some(TunError::DeviceDenied(_) | TunError::NotPermitted { .. }) => {
+            return Some(exit::DENIED);
+        }
+        Some(TunError::Name { .. } | TunError::AddressTaken { .. }) => return Some(exit::TAKEN),
+        Some(TunError::Busy { .. }) => return Some(exit::RUNNING),
+        Some(TunError::Passed(_) | TunError::Failed { .. }) | None => {}
+    }
+    let host = error.chain().find_map(|cause| cause.downcast_ref::<HostError>());
+    host.filter(|host| host.is_permission()).map(|_| exit::DENIED)
 }
 
 /// Reads the configuration and the key and becomes the daemon.

@@ -17,7 +17,7 @@ use whimbrel_client_core::plan::{CaptureInputs, Plan, PortRange, TABLE};
 use whimbrel_client_core::trouble::Trouble;
 use whimbrel_common::config::ClientConfig;
 use whimbrel_common::identity::SecretKey;
-use whimbrel_common::path::{DownReason, PathKey};
+use whimbrel_common::path::PathKey;
 use whimbrel_host::Layout;
 use whimbrel_host::control::{ControlServer, Request, Responder};
 use whimbrel_host::metrics::MetricsServer;
@@ -28,8 +28,9 @@ use crate::client::Client;
 use crate::control::{self, Events, Passed, Running, Target, Welcome};
 use crate::devices::Devices;
 use crate::host::{self, HostError};
-use crate::link::{self, LinkEvent, LinkMonitor, Uplink};
+use crate::link::{LinkEvent, LinkMonitor, Uplink};
 use crate::login::{self, Go};
+use crate::manager;
 use crate::report::{
     CaptureState, EventKind, FlowReport, NamesReport, PathReport, SessionState, Status,
 };
@@ -37,8 +38,8 @@ use crate::resolver;
 use crate::run::NAMESERVER;
 use crate::tun::Tun;
 use crate::tunnel::{Failure, Standing, Tunnel};
-use crate::uplinks::Families;
 
+mod links;
 mod metrics;
 mod names;
 mod nap;
@@ -47,6 +48,8 @@ mod runs;
 
 use names::Names;
 pub use runs::Purpose;
+
+pub(crate) use links::asked;
 
 /// What the daemon starts with.
 #[derive(Debug)]
@@ -93,8 +96,10 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let (outcomes, host_outcomes) = unbounded_channel();
     let (capture, tun, mark) = match purpose {
         Purpose::Host => {
+            // The TUN first: while another daemon has it, its rules are not ours to remove.
+            let tun = create_tun(&config).await?;
             let capture = Capture::spawn(outcomes).context("cannot start the host thread")?;
-            (Some(capture), Some(create_tun(&config).await?), config.paths.mark)
+            (Some(capture), Some(tun), config.paths.mark)
         }
         // Without a capture there is nothing to keep the carrier's packets out of.
         Purpose::Runs { .. } => (None, None, 0),
@@ -102,11 +107,16 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let name = config.capture.interface.as_str().to_owned();
     let (links, link_events) = unbounded_channel();
     let literal = config.gateway.literal().into_iter().collect();
-    let monitor = LinkMonitor::spawn(name, literal, links).context("cannot watch the links")?;
+    let named = asked(&config.paths);
+    let monitor =
+        LinkMonitor::spawn(name, literal, named, links).context("cannot watch the links")?;
     let (announcements, login_news) = unbounded_channel();
     let (login, words) = unbounded_channel();
     monitor.accompany(login::follow(announcements, words));
     let (names, names_reports) = names::begin(&monitor, tun.as_ref(), &layout);
+    let (networks, network_news) = unbounded_channel();
+    monitor.accompany(manager::follow(networks));
+    let (portals, portal_news) = unbounded_channel();
     let (resolved, resolutions) = unbounded_channel();
     let resolver = tokio::spawn(resolver::follow(config.gateway.clone(), resolved));
     let tunnel = Tunnel::new(key, config.gateway_key, mark, &Tuning::default())?;
@@ -124,9 +134,12 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         login,
         waits: None,
         names,
+        sleep_watch: login::Watch::default(),
         own_v6: None,
         ephemeral: host::ephemeral_ports(),
         uplinks: BTreeMap::new(),
+        networks: manager::News::new(),
+        portals,
         ready: false,
         watchdog: Watchdog::new(now),
         layout,
@@ -137,9 +150,18 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         fatal: None,
     };
     daemon.client.carry(daemon.config.capture.mode);
+    daemon.client.tunnel.portals.enable(daemon.config.paths.captive_probe);
     daemon.client.journal.tell(EventKind::Started, "the daemon runs");
     info!(gateway = %daemon.config.gateway, "Client runs");
-    let inbox = Inbox { link_events, login_news, resolutions, host_outcomes, names_reports };
+    let inbox = Inbox {
+        link_events,
+        login_news,
+        network_news,
+        portal_news,
+        resolutions,
+        host_outcomes,
+        names_reports,
+    };
     purpose.begin()?;
     let outcome = daemon.run(control, inbox).await;
     drop(figures);
@@ -165,6 +187,8 @@ async fn create_tun(config: &ClientConfig) -> anyhow::Result<Tun> {
 struct Inbox {
     link_events: UnboundedReceiver<LinkEvent>,
     login_news: UnboundedReceiver<login::News>,
+    network_news: UnboundedReceiver<manager::News>,
+    portal_news: UnboundedReceiver<(PathKey, bool)>,
     resolutions: UnboundedReceiver<Result<Vec<SocketAddr>, String>>,
     host_outcomes: UnboundedReceiver<Result<(), HostError>>,
     names_reports: UnboundedReceiver<NamesReport>,
@@ -185,6 +209,8 @@ struct Daemon {
     /// The machine waits for this before it sleeps.
     waits: Option<Go>,
     names: Names,
+    /// Who announces its sleep.
+    sleep_watch: login::Watch,
     /// `None` until the links were read: capturing without them would take established IPv6
     /// connections for new ones.
     own_v6: Option<Vec<Ipv6Addr>>,
@@ -192,6 +218,10 @@ struct Daemon {
     ephemeral: PortRange,
     /// The links as they were told last.
     uplinks: BTreeMap<u32, Uplink>,
+    /// What the network manager knows of them.
+    networks: manager::News,
+    /// Where it is told whether a network wants a sign-in.
+    portals: UnboundedSender<(PathKey, bool)>,
     /// The service manager has been told that new connections are captured.
     ready: bool,
     watchdog: Watchdog,
@@ -207,6 +237,8 @@ enum Wake {
     Io,
     Link(LinkEvent),
     Login(login::News),
+    Networks(manager::News),
+    Portal(PathKey, bool),
     Resolved(Result<Vec<SocketAddr>, String>),
     Host(Result<(), HostError>),
     Names(NamesReport),
@@ -223,6 +255,8 @@ impl Daemon {
                 Wake::Io => {}
                 Wake::Link(event) => self.handle_link(event),
                 Wake::Login(news) => self.handle_login(news),
+                Wake::Networks(news) => self.handle_networks(news),
+                Wake::Portal(link, captive) => self.learn_captive(link, captive),
                 Wake::Resolved(outcome) => self.handle_resolution(outcome),
                 Wake::Names(report) => self.handle_names(report),
                 Wake::Host(Ok(())) => self.announce_ready(),
@@ -250,6 +284,7 @@ impl Daemon {
         self.part(now);
         // After the last datagram there is before the machine sleeps.
         self.let_go();
+        self.ask_networks();
         self.follow_plan();
         self.wish_names();
         self.announce();
@@ -347,6 +382,8 @@ impl Daemon {
             order = orders.next() => Wake::Order(order),
             Some(event) = inbox.link_events.recv() => Wake::Link(event),
             Some(news) = inbox.login_news.recv() => Wake::Login(news),
+            Some(news) = inbox.network_news.recv() => Wake::Networks(news),
+            Some((link, captive)) = inbox.portal_news.recv() => Wake::Portal(link, captive),
             Some(outcome) = inbox.host_outcomes.recv() => Wake::Host(outcome),
             Some(report) = inbox.names_reports.recv() => Wake::Names(report),
             Some(outcome) = inbox.resolutions.recv() => Wake::Resolved(outcome),
@@ -354,57 +391,6 @@ impl Daemon {
             () = io => Wake::Io,
             () = sleep => Wake::Io,
         }
-    }
-
-    fn handle_link(&mut self, event: LinkEvent) {
-        let now = Instant::now();
-        self.names.look_again();
-        match event {
-            LinkEvent::Up(uplink) => {
-                let text = format!("{} is up", uplink.name);
-                self.client.journal.tell_of(EventKind::LinkUp, &uplink.name, text);
-                info!(link = uplink.name, "Link up");
-                self.use_link(&uplink, now);
-                self.uplinks.insert(uplink.index, uplink);
-            }
-            LinkEvent::Changed(uplink) => {
-                self.use_link(&uplink, now);
-                self.uplinks.insert(uplink.index, uplink);
-            }
-            LinkEvent::Down { index, name, reason } => {
-                self.uplinks.remove(&index);
-                info!(link = name, %reason, "Link down");
-                let text = format!("{name} is down: {reason}");
-                self.client.journal.tell_of(EventKind::LinkDown, &name, text);
-                self.client.tunnel.link_down(PathKey(index), translate(reason), now);
-            }
-            LinkEvent::OwnAddresses(addresses) => self.own_v6 = Some(addresses),
-            LinkEvent::Woke { asleep } => {
-                info!(?asleep, "The machine slept");
-                self.client.slept(asleep, now);
-            }
-        }
-    }
-
-    fn use_link(&mut self, uplink: &Uplink, now: Instant) {
-        let key = PathKey(uplink.index);
-        let families = Families { v4: !uplink.v4.is_empty(), v6: !uplink.v6.is_empty() };
-        if let Err(error) = self.client.tunnel.uplinks.add(key, &uplink.name, families) {
-            // It may be gone again already; if not, the next change tries again.
-            warn!(link = uplink.name, %error, "Cannot use the link");
-            return;
-        }
-        let preferred = |name: &str| {
-            self.config.paths.prefer.iter().position(|preferred| preferred.as_str() == name)
-        };
-        // Preferred links in their order, then the kernel's choice by route metric.
-        let rank = match preferred(&uplink.name) {
-            Some(at) => u32::try_from(at).unwrap_or(u32::MAX),
-            None => uplink.metric.saturating_add(1000),
-        };
-        let metered = self.config.paths.metered.iter().any(|name| name.as_str() == uplink.name);
-        debug!(link = uplink.name, rank, metered, "Link in use");
-        self.client.tunnel.link_up(key, &uplink.name, rank, metered, now);
     }
 
     fn handle_resolution(&mut self, outcome: Result<Vec<SocketAddr>, String>) {
@@ -528,6 +514,7 @@ impl Running for Daemon {
             uptime_s: self.started.elapsed().as_secs(),
             trouble_kind: failure.as_ref().map(|failure| failure.trouble.to_string()),
             trouble: failure.map(|failure| failure.text),
+            sleep: Some(self.sleep_watch.to_string()),
             runs: self.devices.report(|device| self.client.count(device), Instant::now()),
         }
     }
@@ -591,13 +578,5 @@ impl Running for Daemon {
         self.client.resume();
         self.follow_plan();
         Ok("new connections are captured again".to_owned())
-    }
-}
-
-fn translate(reason: link::DownReason) -> DownReason {
-    match reason {
-        link::DownReason::NoAddress => DownReason::AddressRemoved,
-        link::DownReason::Disabled | link::DownReason::NoCarrier => DownReason::Carrier,
-        link::DownReason::Removed | link::DownReason::Unsuitable => DownReason::Gone,
     }
 }

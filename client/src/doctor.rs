@@ -12,13 +12,14 @@ use anyhow::Context as _;
 use serde_json::Value;
 use whimbrel_client_core::doctor::{
     Capture, Daemon, DaemonState, Facts, Key, PathFact, Reach, Report, Running, Settings, Setup,
-    examine,
+    Sleep, examine,
 };
 use whimbrel_common::config::ClientConfig;
 use whimbrel_host::control::{self, AskError};
 use whimbrel_host::output::{Palette, document, line};
 use whimbrel_host::{Layout, exit, files};
 
+use crate::daemon::asked;
 use crate::link::survey;
 use crate::report::{CaptureState, PathReport, SessionState, Status};
 
@@ -65,8 +66,9 @@ async fn gather(layout: &Layout, read: ReadConfig) -> Facts {
         addresses.iter().flatten().flatten().map(|address: &SocketAddr| address.ip()).collect();
     let interface = config.as_ref().map_or("whimbrel0", |it| it.capture.interface.as_str());
     // Without netlink there is nothing to say about the network; the daemon says it could not start.
-    let network = survey::survey(interface, &ips).await.unwrap_or_default();
-    let daemon = daemon(layout);
+    let asked = config.as_ref().map_or(Vec::new(), |config| asked(&config.paths));
+    let network = survey::survey(interface, asked, &ips).await.unwrap_or_default();
+    let (daemon, sleep) = daemon(layout);
     let reach = match (&daemon, &config, addresses) {
         (Daemon::Absent | Daemon::Broken(_), Ok(config), Some(addresses)) => {
             reach::reach(layout, config, addresses, &network.links).await
@@ -83,7 +85,7 @@ async fn gather(layout: &Layout, read: ReadConfig) -> Facts {
         unit: host::unit(bus.unit),
         tun: host::tun(),
         group: host::group(),
-        sleep: bus.sleep,
+        sleep: sleep.unwrap_or(bus.sleep),
         clock: host::clock(bus.synchronised),
         links: network.links,
         networks: network.networks,
@@ -127,17 +129,23 @@ fn key(layout: &Layout) -> Key {
     }
 }
 
-fn daemon(layout: &Layout) -> Daemon {
-    match control::ask(&layout.socket, "status", &Value::Null) {
+/// The daemon, and what it knows of announcements of sleep.
+fn daemon(layout: &Layout) -> (Daemon, Option<Sleep>) {
+    let daemon = match control::ask(&layout.socket, "status", &Value::Null) {
         Ok(answer) => match serde_json::from_value::<Status>(answer) {
-            Ok(status) => Daemon::Running(running(status)),
+            Ok(status) => {
+                let undelayed = status.sleep.as_deref() == Some("announced");
+                let sleep = undelayed.then_some(Sleep::Undelayed);
+                return (Daemon::Running(running(status)), sleep);
+            }
             Err(_) => Daemon::Broken("it is another version than this command".to_owned()),
         },
         Err(AskError::NotRunning(_)) => Daemon::Absent,
         Err(AskError::Denied(_)) => Daemon::Denied,
         Err(AskError::Refused(why)) => Daemon::Broken(why),
         Err(AskError::Broken(error)) => Daemon::Broken(error.to_string()),
-    }
+    };
+    (daemon, None)
 }
 
 fn running(status: Status) -> Running {

@@ -78,6 +78,10 @@ fn explain(failure: NoAnswer, gateway: SocketAddr) -> anyhow::Error {
         NoAnswer::Lost { reason: Lost::ClosedByPeer(DETACH), .. } => {
             anyhow!("the gateway at {gateway} heard nothing of this client in time")
         }
+        NoAnswer::Lost { reason: Lost::Authentication(_), .. } => anyhow!(
+            "this invite is for another gateway: what answers at {gateway} has another key than it \
+             names; ask the owner of this one"
+        ),
         NoAnswer::Lost { reason, .. } => anyhow!("{} ({gateway})", describe(&reason)),
     }
 }

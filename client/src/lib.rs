@@ -21,6 +21,8 @@ pub mod host;
 mod journal;
 pub mod link;
 mod login;
+mod manager;
+mod portal;
 pub mod report;
 mod resolver;
 pub mod run;

@@ -28,6 +28,7 @@ use rtnetlink::{Handle, MulticastGroup};
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
+use whimbrel_client_core::links::Class;
 use whimbrel_client_core::plan::{Family, MAIN_TABLE};
 
 use crate::host::netlink::{Netlink, io_error};
@@ -35,6 +36,7 @@ use crate::host::translate::{self, address_of};
 
 mod inventory;
 pub(crate) mod survey;
+mod traits;
 mod wake;
 
 use inventory::Inventory;
@@ -69,6 +71,8 @@ pub struct Uplink {
     pub metric: u32,
     /// Whether the main table leads to one of the gateway's addresses through it.
     pub gateway_reachable: bool,
+    /// What kind of network it is.
+    pub class: Class,
 }
 
 /// What the monitor tells.
@@ -128,20 +132,22 @@ impl fmt::Display for DownReason {
 /// The monitor's thread. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct LinkMonitor {
-    gateway: Option<UnboundedSender<Vec<IpAddr>>>,
+    orders: Option<UnboundedSender<Order>>,
     runtime: tokio::runtime::Handle,
     thread: Option<JoinHandle<()>>,
 }
 
 impl LinkMonitor {
     /// Watches the network namespace of the calling thread. `tun` is the name of our own
-    /// interface, `gateway` the addresses a link without a default route must lead to.
+    /// interface, `gateway` the addresses a link without a default route must lead to, `asked` the
+    /// tunnels of other programs that are to be used.
     ///
     /// # Errors
     /// No thread, or no netlink socket.
     pub fn spawn(
         tun: String,
         gateway: Vec<IpAddr>,
+        asked: Vec<String>,
         events: UnboundedSender<LinkEvent>,
     ) -> io::Result<Self> {
         let (sender, orders) = unbounded_channel();
@@ -151,11 +157,11 @@ impl LinkMonitor {
             Sleep::watch()?
         };
         let handle = runtime.handle().clone();
-        let watch = Watch::new(tun, gateway, events);
+        let watch = Watch { asked, ..Watch::new(tun, gateway, events) };
         let thread = std::thread::Builder::new()
             .name("links".to_owned())
             .spawn(move || runtime.block_on(watch.run(orders, sleep)))?;
-        Ok(Self { gateway: Some(sender), runtime: handle, thread: Some(thread) })
+        Ok(Self { orders: Some(sender), runtime: handle, thread: Some(thread) })
     }
 
     /// Runs something else that waits a lot on the same thread, and ends it with the monitor.
@@ -165,16 +171,25 @@ impl LinkMonitor {
 
     /// Replaces the gateway's addresses.
     pub fn set_gateway(&self, addresses: Vec<IpAddr>) {
-        if let Some(gateway) = &self.gateway {
+        self.order(Order::Gateway(addresses));
+    }
+
+    /// Replaces the tunnels of other programs that are to be used.
+    pub fn set_asked(&self, names: Vec<String>) {
+        self.order(Order::Asked(names));
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
             // Without a receiver the thread has ended, and so has everybody's interest.
-            let _ended = gateway.send(addresses);
+            let _ended = orders.send(order);
         }
     }
 }
 
 impl Drop for LinkMonitor {
     fn drop(&mut self) {
-        self.gateway = None;
+        self.orders = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -183,10 +198,18 @@ impl Drop for LinkMonitor {
     }
 }
 
+/// What the monitor is told.
+#[derive(Debug)]
+enum Order {
+    Gateway(Vec<IpAddr>),
+    Asked(Vec<String>),
+}
+
 /// The picture the receiver has, and what it takes to keep it true.
 struct Watch {
     tun: String,
     gateway: Vec<IpAddr>,
+    asked: Vec<String>,
     events: UnboundedSender<LinkEvent>,
     known: BTreeMap<u32, Uplink>,
     own: Option<BTreeSet<Ipv6Addr>>,
@@ -201,7 +224,7 @@ type Reading<'a> = Pin<Box<dyn Future<Output = io::Result<Inventory>> + 'a>>;
 /// What woke the watch.
 enum Wakeup {
     Message(Option<NetlinkMessage<RouteNetlinkMessage>>),
-    Gateway(Option<Vec<IpAddr>>),
+    Order(Option<Order>),
     Clock(io::Result<()>),
     Read(io::Result<Inventory>),
     Due,
@@ -209,11 +232,19 @@ enum Wakeup {
 
 impl Watch {
     fn new(tun: String, gateway: Vec<IpAddr>, events: UnboundedSender<LinkEvent>) -> Self {
-        let known = BTreeMap::new();
-        Self { tun, gateway, events, known, own: None, due: None, overtaken: false }
+        Self {
+            tun,
+            gateway,
+            asked: Vec::new(),
+            events,
+            known: BTreeMap::new(),
+            own: None,
+            due: None,
+            overtaken: false,
+        }
     }
 
-    async fn run(mut self, mut orders: UnboundedReceiver<Vec<IpAddr>>, mut sleep: Sleep) {
+    async fn run(mut self, mut orders: UnboundedReceiver<Order>, mut sleep: Sleep) {
         while let Err(error) = self.follow(&mut orders, &mut sleep).await {
             tracing::warn!(%error, "Watching the links failed, starting over");
             tokio::time::sleep(RETRY).await;
@@ -223,7 +254,7 @@ impl Watch {
     /// Follows one netlink connection to its end; `Ok` when nobody is interested any more.
     async fn follow(
         &mut self,
-        orders: &mut UnboundedReceiver<Vec<IpAddr>>,
+        orders: &mut UnboundedReceiver<Order>,
         sleep: &mut Sleep,
     ) -> io::Result<()> {
         let (subscription, mut messages) = subscribe()?;
@@ -241,11 +272,14 @@ impl Watch {
             match wakeup {
                 Wakeup::Message(Some(message)) => self.heed(message.payload),
                 Wakeup::Message(None) => break Err(io::Error::other("netlink connection ended")),
-                Wakeup::Gateway(Some(gateway)) => {
-                    self.gateway = gateway;
+                Wakeup::Order(Some(order)) => {
+                    match order {
+                        Order::Gateway(gateway) => self.gateway = gateway,
+                        Order::Asked(asked) => self.asked = asked,
+                    }
                     self.news(Instant::now());
                 }
-                Wakeup::Gateway(None) => break Ok(()),
+                Wakeup::Order(None) => break Ok(()),
                 Wakeup::Clock(outcome) => {
                     if let Err(error) = outcome {
                         break Err(error);
@@ -258,7 +292,8 @@ impl Watch {
                 Wakeup::Due => {
                     self.due = None;
                     self.overtaken = false;
-                    reading = Some(Box::pin(read(requests.handle(), &tun)));
+                    let asked = self.asked.clone();
+                    reading = Some(Box::pin(read(requests.handle(), &tun, asked)));
                 }
             }
         };
@@ -269,7 +304,7 @@ impl Watch {
     async fn wait(
         &self,
         messages: &mut (impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin),
-        orders: &mut UnboundedReceiver<Vec<IpAddr>>,
+        orders: &mut UnboundedReceiver<Order>,
         sleep: &Sleep,
         reading: &mut Option<Reading<'_>>,
     ) -> Wakeup {
@@ -290,7 +325,7 @@ impl Watch {
         tokio::select! {
             biased;
             message = messages.next() => Wakeup::Message(message),
-            gateway = orders.recv() => Wakeup::Gateway(gateway),
+            order = orders.recv() => Wakeup::Order(order),
             outcome = sleep.jumped() => Wakeup::Clock(outcome),
             outcome = read => Wakeup::Read(outcome),
             () = alarm => Wakeup::Due,
@@ -427,11 +462,11 @@ fn subscribe() -> io::Result<(
     Ok((tokio::spawn(connection), messages.map(|(message, _)| message)))
 }
 
-async fn read(requests: &Handle, tun: &str) -> io::Result<Inventory> {
+async fn read(requests: &Handle, tun: &str, asked: Vec<String>) -> io::Result<Inventory> {
     let mut inventory = Inventory::default();
     let mut links = std::pin::pin!(requests.link().get().execute());
     while let Some(link) = links.try_next().await.map_err(io_error)? {
-        inventory.add_link(&link, tun);
+        inventory.add_link(&link, tun, &asked);
     }
     let mut addresses = std::pin::pin!(requests.address().get().execute());
     while let Some(address) = addresses.try_next().await.map_err(io_error)? {

@@ -5,6 +5,7 @@
 //! What is done about it is decided elsewhere. Without a login manager the clocks tell of a sleep,
 //! afterwards.
 
+use std::fmt;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -32,6 +33,30 @@ pub(crate) enum News {
     Sleep(Go),
     /// It is awake, or does not go to sleep after all.
     Awake,
+    /// Who announces sleep, from now on.
+    Watch(Watch),
+}
+
+/// Who announces that the machine sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Watch {
+    /// Nobody: the clocks tell of it afterwards.
+    #[default]
+    Nobody,
+    /// A login manager, which does not wait for us.
+    Announced,
+    /// A login manager, which waits for us.
+    Delayed,
+}
+
+impl fmt::Display for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Nobody => "unannounced",
+            Self::Announced => "announced",
+            Self::Delayed => "delayed",
+        })
+    }
 }
 
 /// Lets the machine sleep, once: a word that comes late does not count for the next time.
@@ -45,6 +70,8 @@ pub(crate) async fn follow(news: UnboundedSender<News>, mut words: UnboundedRece
     loop {
         let Err(error) = login.attend(&mut words).await else { return };
         if login.heard.replace(false) != Some(false) {
+            // Without a receiver the daemon ends.
+            let _ended = login.news.send(News::Watch(Watch::Nobody));
             info!(%error, "Nobody announces when the machine sleeps; the clocks tell of it later");
             pause = PAUSE.0;
         } else {
@@ -79,6 +106,8 @@ impl Login {
         if self.heard.replace(true) != Some(true) {
             info!(delayed = delay.is_some(), "Sleep of the machine is announced");
         }
+        let watch = if delay.is_some() { Watch::Delayed } else { Watch::Announced };
+        let _ended = self.news.send(News::Watch(watch));
         // What was said before is not known. Who cannot tell has not begun.
         self.tell(manager.get_property("PreparingForSleep").await.unwrap_or(false));
         loop {

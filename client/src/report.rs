@@ -49,6 +49,10 @@ pub struct Status {
     /// `revoked`, `version`, `busy` or `other`.
     #[serde(default)]
     pub trouble_kind: Option<String>,
+    /// Who tells the daemon that the machine sleeps: `delayed` (a login manager that waits for it),
+    /// `announced` (one that does not), or `unannounced` (nobody).
+    #[serde(default)]
+    pub sleep: Option<String>,
     /// Commands of `whimbrel run`, the oldest first.
     #[serde(default)]
     pub runs: Vec<RunReport>,
@@ -122,11 +126,14 @@ pub struct PathReport {
     pub rx_bytes: u64,
     /// The gateway's address on this path.
     pub remote: Option<SocketAddr>,
-    /// Whether `paths.metered` names the link.
+    /// Whether the link costs money.
     pub metered: bool,
     /// Whether its network answers for everybody and lets nothing through: it wants a sign-in.
     #[serde(default)]
     pub captive: bool,
+    /// `wired`, `wifi`, `tether` or `cellular`; `None` from a daemon that does not say.
+    #[serde(default)]
+    pub class: Option<String>,
 }
 
 impl From<LinkView> for PathReport {
@@ -145,7 +152,8 @@ impl From<LinkView> for PathReport {
             rx_bytes: link.rx_bytes,
             remote: path.map(|path| path.remote),
             metered: link.metered,
-            captive: false,
+            captive: link.captive,
+            class: Some(link.class.to_string()),
         }
     }
 }
@@ -314,6 +322,8 @@ pub enum EventKind {
     LinkUp,
     /// A link went.
     LinkDown,
+    /// A network wants a sign-in.
+    Captive,
     /// A path changed its state.
     Path,
     /// Traffic moved to another link.
@@ -376,6 +386,7 @@ named!(EventKind {
     Refused => "refused",
     LinkUp => "link-up",
     LinkDown => "link-down",
+    Captive => "captive",
     Path => "path",
     Moved => "moved",
     Paused => "paused",

@@ -245,10 +245,15 @@ fn path_row(path: &PathReport, palette: Palette) -> [String; 8] {
     ]
 }
 
-/// A link and what it costs.
+/// A link, what kind it is and what it costs.
 pub(crate) fn link_name(path: &PathReport) -> String {
-    let metered = if path.metered { " (metered)" } else { "" };
-    format!("{}{metered}", path.link)
+    // A cable needs no word.
+    let class = path.class.as_deref().filter(|class| *class != "wired");
+    let about: Vec<&str> = class.into_iter().chain(path.metered.then_some("metered")).collect();
+    if about.is_empty() {
+        return path.link.clone();
+    }
+    format!("{} ({})", path.link, about.join(", "))
 }
 
 /// The state of a path.

@@ -15,6 +15,8 @@ use tracing::{debug, info, warn};
 use whimbrel_carrier::{
     Connection, ControlStream, Endpoint, Event, Identity, Lost, Role, Stream, Transmit, Tuning,
 };
+use whimbrel_client_core::links::{Class, Terms};
+use whimbrel_client_core::portal::Portals;
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::path::{DownReason, Input, Move, PathKey, PreferredBy, State};
 use whimbrel_common::wire::{
@@ -104,6 +106,8 @@ pub struct Tunnel {
     /// Nothing is tried: the machine sleeps, or is about to.
     resting: bool,
     pub(crate) last_failure: Option<Failure>,
+    /// The links over which the gateway does not answer.
+    pub(crate) portals: Portals,
 }
 
 impl Tunnel {
@@ -131,6 +135,7 @@ impl Tunnel {
             news: VecDeque::new(),
             resting: false,
             last_failure: None,
+            portals: Portals::default(),
         })
     }
 
@@ -143,8 +148,8 @@ impl Tunnel {
     }
 
     /// A link came up, or what is known of it changed. Its sockets are in place.
-    pub fn link_up(&mut self, link: PathKey, name: &str, rank: u32, metered: bool, now: Instant) {
-        let described = Described { name: name.to_owned(), rank, metered };
+    pub fn link_up(&mut self, link: PathKey, name: &str, class: Class, terms: Terms, now: Instant) {
+        let described = Described { name: name.to_owned(), class, terms };
         if let Some(live) = self.live.as_mut() {
             live.paths.handle(described.up(link), now);
         } else {
@@ -157,6 +162,7 @@ impl Tunnel {
     pub fn link_down(&mut self, link: PathKey, reason: DownReason, now: Instant) {
         self.links.remove(link);
         self.uplinks.remove(link);
+        self.portals.clear(link);
         if let Some(live) = self.live.as_mut() {
             live.paths.handle(Input::LinkDown { path: link, reason }, now);
         }
@@ -337,6 +343,7 @@ impl Tunnel {
         control.send(&self.session.ask());
         self.uplinks.forget_steering();
         self.uplinks.prefer(link);
+        self.portals.clear(link);
         self.live = Some(Live::new(connection, control, link, &self.links, now));
     }
 
@@ -448,6 +455,7 @@ impl Tunnel {
             gateway: &self.gateway,
             links: &self.links,
             news: &mut self.news,
+            portals: &mut self.portals,
         };
         live.judge(&mut around, now);
     }

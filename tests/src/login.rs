@@ -5,6 +5,9 @@
 //! what to do, a word a line: `sleep` and `awake` announce, `break` ends the bus, `mend` starts it
 //! again. It answers `bus` when the bus is up, `delayed` when somebody has asked to delay sleep, and
 //! `released` when the last of them has let go.
+//!
+//! On the same bus is a small NetworkManager: `metered cell0 2` says what a network costs
+//! (`NMMetered`), `portal cell0 2` what its look at the Internet came to (`NMConnectivityState`).
 
 use crate::suite;
 use anyhow::{Context, Result, bail, ensure};
@@ -170,7 +173,49 @@ impl Link {
     }
 }
 
-/// A bus, and the login manager on it.
+const NETWORKS: &str = "/org/freedesktop/NetworkManager";
+
+/// The interfaces of the laptop.
+const DEVICES: [&str; 2] = ["wifi0", "cell0"];
+
+struct Networks;
+
+#[interface(name = "org.freedesktop.NetworkManager")]
+impl Networks {
+    fn get_devices(&self) -> Vec<zvariant::OwnedObjectPath> {
+        DEVICES.iter().filter_map(|name| device_path(name).try_into().ok()).collect()
+    }
+}
+
+struct Device {
+    name: &'static str,
+    metered: u32,
+    connectivity: u32,
+}
+
+#[interface(name = "org.freedesktop.NetworkManager.Device")]
+impl Device {
+    #[zbus(property)]
+    fn ip_interface(&self) -> &str {
+        self.name
+    }
+
+    #[zbus(property)]
+    fn metered(&self) -> u32 {
+        self.metered
+    }
+
+    #[zbus(property)]
+    fn ip4_connectivity(&self) -> u32 {
+        self.connectivity
+    }
+}
+
+fn device_path(name: &str) -> String {
+    format!("{NETWORKS}/Devices/{name}")
+}
+
+/// A bus, and the managers on it.
 struct Bus {
     daemon: Child,
     connection: Connection,
@@ -200,14 +245,40 @@ impl Bus {
         let resolver = Resolver { told, settings };
         let connection = connection::Builder::address(address(folder).as_str())?
             .serve_at(PATH, manager)?
+            .serve_at(NETWORKS, Networks)?
             .name(SERVICE)?
             .serve_at(RESOLVER_PATH, resolver)?
             .serve_at(RESOLVER_PATH, link)?
             .name(RESOLVER)?
+            .name("org.freedesktop.NetworkManager")?
             .build()
             .await?;
+        for name in DEVICES {
+            let device = Device { name, metered: 0, connectivity: 0 };
+            connection.object_server().at(device_path(name), device).await?;
+        }
         say("bus")?;
         Ok(Self { daemon, connection })
+    }
+
+    /// Lets the network manager know something: a property, an interface and a number.
+    async fn note(&self, words: &[&str]) -> Result<()> {
+        let [property, name, number] = words else { bail!("it was told to {words:?}") };
+        let device =
+            self.connection.object_server().interface::<_, Device>(device_path(name)).await?;
+        let number = number.parse().context("a number")?;
+        match *property {
+            "metered" => {
+                device.get_mut().await.metered = number;
+                device.get().await.metered_changed(device.signal_emitter()).await?;
+            }
+            "portal" => {
+                device.get_mut().await.connectivity = number;
+                device.get().await.ip4_connectivity_changed(device.signal_emitter()).await?;
+            }
+            other => bail!("it was told to {other:?}"),
+        }
+        Ok(())
     }
 
     async fn announce(&self, asleep: bool) -> Result<()> {
@@ -268,6 +339,9 @@ async fn serve(arguments: Vec<OsString>) -> Result<()> {
                 }
                 (Some("mend"), None) => bus = Some(Bus::start(folder, sender.clone()).await?),
                 (None, _) => return Ok(()),
+                (Some(order), Some(bus)) => {
+                    bus.note(&order.split_whitespace().collect::<Vec<_>>()).await?;
+                }
                 (other, _) => bail!("it was told to {other:?}"),
             },
         }

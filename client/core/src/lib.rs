@@ -2,14 +2,17 @@
 //!
 //! [`engine`] ends applications' TCP, [`udp`] knows whose datagrams are whose, [`dns`] lends queries
 //! a stream, [`plan`] says which rules and routes capture them, [`rest`] what is done when the
-//! machine sleeps, [`doctor`] what is wrong with a host.
+//! machine sleeps, [`doctor`] what is wrong with a host. [`links`] and [`portal`] say what a network
+//! is good for, [`redact`] what others need not know.
 
 pub mod dns;
 pub mod doctor;
 pub mod engine;
+pub mod links;
 pub mod offload;
 pub mod packet;
 pub mod plan;
+pub mod portal;
 pub mod redact;
 pub mod rest;
 pub mod trouble;

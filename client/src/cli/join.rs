@@ -29,13 +29,14 @@ pub(super) fn join(layout: &Layout, invite: &str) -> anyhow::Result<()> {
     let folder = folder.unwrap_or_else(|| Path::new("."));
     prepare(folder, 0o755)?;
     prepare(&layout.state, 0o750)?;
+    let config = ClientConfig::new(&invite.gateway(), &invite.gateway_key);
+    let config = files::prepare(&layout.config, &config.to_toml(), 0o644)?;
     let key = key(layout)?;
 
     line(format_args!("Asking the gateway {} …", invite.gateway()));
     let enrolled = enrol(&invite, &key)?;
 
-    let config = ClientConfig::new(&invite.gateway(), &invite.gateway_key);
-    files::create(&layout.config, &config.to_toml(), 0o644)?;
+    config.publish()?;
     line(format_args!("Joined as                {}", enrolled.name));
     line(format_args!("Wrote the configuration  {}", layout.config.display()));
     line("");

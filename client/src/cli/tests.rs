@@ -70,7 +70,7 @@ Options:
   -V, --version
           Print version
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration
+Exit codes: 0 done, 1 failed, 2 wrong usage, 72 no TUN device, 73 address or name taken, 74 disk full, 75 already running, 77 not permitted, 78 wrong configuration
 "
     );
 }

@@ -29,6 +29,7 @@ impl Running for Model {
             trouble: None,
             runs: Vec::new(),
             trouble_kind: None,
+            sleep: None,
         }
     }
 

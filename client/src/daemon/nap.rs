@@ -20,6 +20,7 @@ impl Daemon {
                 self.waits = None;
                 self.client.awake(now);
             }
+            login::News::Watch(watch) => self.sleep_watch = watch,
         }
     }
 

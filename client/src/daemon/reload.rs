@@ -43,6 +43,8 @@ impl Daemon {
         config.paths.mark = before.paths.mark;
         self.client.configure(config.capture.offline, config.session.hold);
         self.client.carry(config.capture.mode);
+        self.client.tunnel.portals.enable(config.paths.captive_probe);
+        self.monitor.set_asked(super::asked(&config.paths));
         for uplink in self.uplinks.clone().into_values() {
             self.use_link(&uplink, now);
         }

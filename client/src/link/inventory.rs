@@ -12,10 +12,11 @@ use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use whimbrel_client_core::links::Class;
 use whimbrel_client_core::plan::{Family, MAIN_TABLE};
 use whimbrel_common::cidr::Cidr;
 
-use super::{DownReason, LinkEvent, Uplink};
+use super::{DownReason, LinkEvent, Uplink, traits};
 use crate::host::translate::{self, address_of, name_of};
 
 /// One reading of the host.
@@ -32,6 +33,7 @@ struct Link {
     state: Result<(), DownReason>,
     role: Role,
     mtu: u32,
+    class: Class,
 }
 
 /// What an interface can be to us.
@@ -41,6 +43,8 @@ enum Role {
     Candidate,
     /// The same, but never for having been a way out before.
     Bridge,
+    /// A tunnel of another program that a person wants to be used: a way out, whatever leads there.
+    Asked,
     /// A tunnel of another program.
     Tunnel,
     /// Loopback, ports of a bridge.
@@ -87,12 +91,20 @@ struct Path {
 }
 
 impl Inventory {
-    pub(super) fn add_link(&mut self, message: &LinkMessage, tun: &str) {
+    /// `tun` is our own interface; `asked` are those a person wants to be used.
+    pub(super) fn add_link(&mut self, message: &LinkMessage, tun: &str, asked: &[String]) {
         let name = name_of(message).unwrap_or_default();
-        let role = if name == tun { Role::Tun } else { role(message) };
-        let state = state(message.header.flags);
-        let mtu = mtu(message);
-        self.links.insert(message.header.index, Link { name, state, role, mtu });
+        let role = match role(message) {
+            _ if name == tun => Role::Tun,
+            Role::Tunnel if asked.contains(&name) => Role::Asked,
+            role => role,
+        };
+        let (index, state, mtu) = (message.header.index, state(message.header.flags), mtu(message));
+        let class = match role {
+            Role::Candidate => Class::of(&traits::read(&name, index, kind(message))),
+            Role::Bridge | Role::Asked | Role::Tunnel | Role::Other | Role::Tun => Class::Wired,
+        };
+        self.links.insert(index, Link { name, state, role, mtu, class });
     }
 
     pub(super) fn add_address(&mut self, message: &AddressMessage) {
@@ -139,6 +151,7 @@ impl Inventory {
             let suits = match link.role {
                 Role::Candidate => way_out || before.contains_key(&index),
                 Role::Bridge => way_out,
+                Role::Asked => true,
                 Role::Tunnel | Role::Other | Role::Tun => false,
             };
             if link.state.is_ok() && has_address && suits {
@@ -163,7 +176,7 @@ impl Inventory {
             Some(Link { role: Role::Bridge | Role::Tunnel | Role::Other | Role::Tun, .. }) => {
                 DownReason::Unsuitable
             }
-            Some(Link { role: Role::Candidate, .. }) => DownReason::NoAddress,
+            Some(Link { role: Role::Candidate | Role::Asked, .. }) => DownReason::NoAddress,
         }
     }
 
@@ -181,7 +194,7 @@ impl Inventory {
                 Ok(()) => Some(Missing::Route),
             };
             let listed = match link.role {
-                Role::Candidate => true,
+                Role::Candidate | Role::Asked => true,
                 Role::Bridge => missing.is_none(),
                 Role::Tunnel | Role::Other | Role::Tun => false,
             };
@@ -214,6 +227,7 @@ impl Inventory {
             v6: Vec::new(),
             metric: u32::MAX,
             gateway_reachable: false,
+            class: link.class,
         };
         for (_, entry) in self.addresses.iter().filter(|(at, entry)| *at == index && entry.usable) {
             match entry.address {
@@ -308,6 +322,17 @@ fn mtu(message: &LinkMessage) -> u32 {
     });
     // The kernel tells it of every interface.
     mtu.unwrap_or(u32::MAX)
+}
+
+/// The netlink kind of an interface, as the kernel spells it.
+fn kind(message: &LinkMessage) -> Option<String> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
+            LinkInfo::Kind(kind) => Some(kind.to_string()),
+            _ => None,
+        }),
+        _ => None,
+    })
 }
 
 fn role(message: &LinkMessage) -> Role {

@@ -30,10 +30,15 @@ pub(crate) struct Survey {
     pub(crate) vpns: Vec<Vpn>,
 }
 
-/// Looks at the network namespace of the caller. `tun` is the name of our own interface.
-pub(crate) async fn survey(tun: &str, gateway: &[IpAddr]) -> io::Result<Survey> {
+/// Looks at the network namespace of the caller. `tun` is the name of our own interface,
+/// `asked` are the tunnels of other programs that are to be used.
+pub(crate) async fn survey(
+    tun: &str,
+    asked: Vec<String>,
+    gateway: &[IpAddr],
+) -> io::Result<Survey> {
     let netlink = Netlink::open()?;
-    let inventory = read(netlink.handle(), tun).await?;
+    let inventory = read(netlink.handle(), tun, asked).await?;
     let mut routes = Vec::new();
     let mut rules = Some(Vec::new());
     for family in [Family::V4, Family::V6] {

@@ -1,3 +1,5 @@
+mod simulated;
+
 use std::time::Duration;
 
 use super::*;
@@ -29,7 +31,8 @@ impl Observer {
     fn new(lab: Lab) -> Self {
         let (sender, events) = unbounded_channel();
         let monitor =
-            LinkMonitor::spawn("whimbrel0".to_owned(), vec![GATEWAY.into()], sender).unwrap();
+            LinkMonitor::spawn("whimbrel0".to_owned(), vec![GATEWAY.into()], vec![], sender)
+                .unwrap();
         Self { lab, _monitor: monitor, events }
     }
 
@@ -78,6 +81,7 @@ fn an_uplink_is_told_with_addresses_metric_and_way_to_the_gateway() {
             v6: vec![],
             metric: 100,
             gateway_reachable: true,
+            class: Class::Wired,
         };
         assert_eq!(up, expected);
     });
@@ -256,7 +260,7 @@ fn a_reading_overtaken_by_bad_news_is_discarded() {
     isolated(async || {
         let lab = Lab::open();
         uplink(&lab, "wan0", "isp0", V4, 100).await;
-        let stale = read(lab.handle(), "whimbrel0").await.unwrap();
+        let stale = read(lab.handle(), "whimbrel0", vec![]).await.unwrap();
         let (sender, mut events) = unbounded_channel();
         let mut watch = Watch::new("whimbrel0".to_owned(), Vec::new(), sender);
         watch.lose(lab.index("wan0").await, DownReason::NoCarrier);

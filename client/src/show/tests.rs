@@ -24,6 +24,7 @@ fn path() -> PathReport {
         remote: Some("203.0.113.5:443".parse().unwrap()),
         metered: true,
         captive: false,
+        class: None,
     }
 }
 
@@ -50,6 +51,17 @@ fn spare_links_are_told_by_what_they_are_good_for() {
     assert_eq!(spares(&links), "; a, b are ready to take over; c wants a sign-in");
     assert_eq!(spares(&[with("d", "suspect", false)]), "; d does not reach it");
     assert_eq!(spares(&[with("e", "probing", false)]), "");
+}
+
+#[test]
+fn a_link_is_told_with_its_kind_and_its_cost() {
+    let named = |class: &str, metered| {
+        let class = Some(class.to_owned());
+        link_name(&PathReport { class, metered, ..spare() })
+    };
+    assert_eq!(named("wired", false), "wlan0");
+    assert_eq!(named("wifi", false), "wlan0 (wifi)");
+    assert_eq!(named("cellular", true), "wlan0 (cellular, metered)");
 }
 
 #[test]
@@ -81,6 +93,7 @@ fn status_reads_well() {
         trouble: None,
         runs: Vec::new(),
         trouble_kind: None,
+        sleep: None,
     };
     assert_eq!(
         status(&report, Palette::PLAIN),
@@ -116,6 +129,7 @@ fn trouble_is_told() {
         trouble: Some("no network".to_owned()),
         runs: Vec::new(),
         trouble_kind: None,
+        sleep: None,
     };
     assert_eq!(
         status(&report, Palette::PLAIN),

@@ -94,6 +94,7 @@ impl Tunnel {
         for attempt in self.search.remove_expired(now) {
             let link = self.uplinks.name(attempt.link).map(str::to_owned);
             self.endpoint.close(attempt.connection, 0, "no answer", now);
+            self.portals.doubt(attempt.link, now);
             self.fail(Failure::new(Trouble::Unreachable, "the gateway does not answer"), link);
         }
     }

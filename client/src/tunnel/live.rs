@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use whimbrel_carrier::{Connection, ControlStream, Endpoint, Path, Witness};
+use whimbrel_client_core::portal::Portals;
 use whimbrel_common::path::{Config, Input, PathKey, Paths, PreferredBy, Role, State, View};
 
 use super::News;
@@ -51,6 +52,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) gateway: &'a [SocketAddr],
     pub(super) links: &'a Roster,
     pub(super) news: &'a mut VecDeque<News>,
+    pub(super) portals: &'a mut Portals,
 }
 
 impl Live {

@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use whimbrel_client_core::links::{Class, Terms};
 use whimbrel_common::path::{Input, PathKey};
 
 /// What is known of a link beyond its sockets.
 #[derive(Debug)]
 pub(super) struct Described {
     pub(super) name: String,
-    pub(super) rank: u32,
-    pub(super) metered: bool,
+    pub(super) class: Class,
+    pub(super) terms: Terms,
 }
 
 impl Described {
     /// The news that this link is up, for the path decisions.
     pub(super) fn up(&self, path: PathKey) -> Input {
-        let (name, rank, metered) = (self.name.clone(), self.rank, self.metered);
+        let (name, Terms { rank, metered, .. }) = (self.name.clone(), self.terms);
         Input::LinkUp { path, name, rank, metered, cold: false }
     }
 }
@@ -49,6 +50,11 @@ impl Roster {
         self.up.contains_key(&link)
     }
 
+    /// The class of a link, if it is up.
+    pub(super) fn class(&self, link: PathKey) -> Class {
+        self.up.get(&link).map(|described| described.class).unwrap_or_default()
+    }
+
     /// The links that are up.
     pub(super) fn iter(&self) -> impl Iterator<Item = (PathKey, &Described)> {
         self.up.iter().map(|(link, described)| (*link, described))
@@ -57,7 +63,9 @@ impl Roster {
     /// The links that are up, the one to try first in front.
     pub(super) fn by_preference(&self) -> Vec<PathKey> {
         let mut links: Vec<(PathKey, &Described)> = self.iter().collect();
-        links.sort_by_key(|(link, described)| (described.metered, described.rank, *link));
+        links.sort_by_key(|(link, described)| {
+            (described.terms.metered, described.terms.rank, *link)
+        });
         links.into_iter().map(|(link, _)| link).collect()
     }
 

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use whimbrel_carrier::PathView;
+use whimbrel_client_core::links::Class;
 use whimbrel_common::path::{PathKey, State};
 
 use super::Tunnel;
@@ -13,6 +14,8 @@ pub(crate) struct LinkView {
     pub(crate) link: String,
     pub(crate) state: State,
     pub(crate) metered: bool,
+    pub(crate) captive: bool,
+    pub(crate) class: Class,
     pub(crate) active: bool,
     pub(crate) path: Option<PathView>,
     pub(crate) tx_bytes: u64,
@@ -36,6 +39,8 @@ impl Tunnel {
                     link: view.name.to_owned(),
                     state: view.state,
                     metered: view.metered,
+                    captive: self.portals.is_captive(view.path),
+                    class: self.links.class(view.path),
                     active: active == Some(view.path),
                     path,
                     tx_bytes,
@@ -54,7 +59,9 @@ impl Tunnel {
                 LinkView {
                     link: link.name.clone(),
                     state: if trying { State::Probing } else { State::Absent },
-                    metered: link.metered,
+                    metered: link.terms.metered,
+                    captive: self.portals.is_captive(key),
+                    class: link.class,
                     active: false,
                     path: None,
                     tx_bytes,

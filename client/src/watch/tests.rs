@@ -22,6 +22,7 @@ fn path(link: &str, state: &str, rx_bytes: u64) -> PathReport {
         remote: None,
         metered: false,
         captive: false,
+        class: None,
     }
 }
 
@@ -42,6 +43,7 @@ fn status(rx_bytes: u64) -> Status {
         uptime_s: 60,
         trouble: None,
         trouble_kind: None,
+        sleep: None,
         runs: Vec::new(),
     }
 }

@@ -68,6 +68,44 @@ pub fn create(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     written.with_context(|| cannot("write", path))
 }
 
+/// A new file that is written and not there yet.
+#[derive(Debug)]
+pub struct Prepared {
+    fresh: PathBuf,
+    path: PathBuf,
+}
+
+/// Writes a new file with `mode` where nobody finds it, so that [`Prepared::publish`] needs no room
+/// any more. Dropped without that, it leaves nothing.
+///
+/// # Errors
+/// It cannot be written.
+pub fn prepare(path: &Path, text: &str, mode: u32) -> anyhow::Result<Prepared> {
+    let (fresh, file) = temporary(path)?;
+    let prepared = Prepared { fresh, path: path.to_owned() };
+    fill(file, path, text, mode).with_context(|| cannot("write", path))?;
+    Ok(prepared)
+}
+
+impl Prepared {
+    /// Gives the file its name. Never overwrites.
+    ///
+    /// # Errors
+    /// There is such a file by now.
+    pub fn publish(self) -> anyhow::Result<()> {
+        // The old name goes with the value.
+        let linked = std::fs::hard_link(&self.fresh, &self.path);
+        linked.and_then(|()| sync_folder(&self.path)).with_context(|| cannot("create", &self.path))
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // A second name of the file, or a file of no use.
+        let _ = std::fs::remove_file(&self.fresh);
+    }
+}
+
 /// Replaces a file in one step: readers see the old text or the new one, also after a crash.
 /// Keeps the mode and owner of the file it replaces, else uses `mode` and the folder's owner.
 ///

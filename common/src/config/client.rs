@@ -88,6 +88,10 @@ pub struct Paths {
     pub prefer: Vec<InterfaceName>,
     /// Interfaces that cost money per byte.
     pub metered: Vec<InterfaceName>,
+    /// Interfaces that do not, whatever they look like.
+    pub unmetered: Vec<InterfaceName>,
+    /// Whether a network over which the gateway does not answer is asked for a sign-in page.
+    pub captive_probe: bool,
     /// The firewall mark on Whimbrel's own packets.
     pub mark: u32,
 }
@@ -122,6 +126,8 @@ impl ClientConfig {
             paths: Paths {
                 prefer: raw.read("paths.prefer")?,
                 metered: raw.read("paths.metered")?,
+                unmetered: raw.read("paths.unmetered")?,
+                captive_probe: raw.read("paths.captive_probe")?,
                 mark: raw.read_within("paths.mark", 1..=u32::MAX)?,
             },
             session: SessionHold { hold: hold(&raw, "session.hold")? },
@@ -371,7 +377,8 @@ const KEYS: &[Key<ClientConfig>] = &[
         default: Some("[]"),
         example: "",
         comment: "Interfaces to use, best first, as in [\"eth0\", \"wlan0\"]. Those not named follow\n\
-                  in the order of the kernel's route metrics.",
+                  in the order of the kernel's route metrics, of equal ones cables before Wi-Fi\n\
+                  before phones and modems. A VPN's interface is used only if it is named here.",
         show: |config| list(&config.paths.prefer),
     },
     Key {
@@ -379,8 +386,27 @@ const KEYS: &[Key<ClientConfig>] = &[
         name: "metered",
         default: Some("[]"),
         example: "",
-        comment: "Interfaces that cost money per byte: used last, and probed sparingly.",
+        comment: "Interfaces that cost money per byte: used last, and probed sparingly. Without a word\n\
+                  here NetworkManager's counts, and else modems and phones cost money.",
         show: |config| list(&config.paths.metered),
+    },
+    Key {
+        section: "paths",
+        name: "unmetered",
+        default: Some("[]"),
+        example: "",
+        comment: "Interfaces that cost nothing per byte, whatever they look like.",
+        show: |config| list(&config.paths.unmetered),
+    },
+    Key {
+        section: "paths",
+        name: "captive_probe",
+        default: Some("true"),
+        example: "",
+        comment: "Where the gateway does not answer over a network, ask that network whether it wants\n\
+                  a sign-in: one HTTP request a minute at most, to an address that nobody has\n\
+                  (192.0.2.1, 2001:db8::1), so that it reaches no one else.",
+        show: |config| config.paths.captive_probe.to_string(),
     },
     Key {
         section: "paths",

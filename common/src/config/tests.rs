@@ -63,7 +63,7 @@ fn defaults_are_written_as_they_are_shown() {
         text.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count()
     };
     // What has no default, and the lists that stand ready to be filled.
-    assert_eq!(set(&client("").unwrap().to_toml()), 5);
+    assert_eq!(set(&client("").unwrap().to_toml()), 6);
     assert_eq!(set(&gateway("").unwrap().to_toml()), 3);
     assert!(commented(&client("").unwrap().to_toml()) > 20);
 }
@@ -72,7 +72,8 @@ fn defaults_are_written_as_they_are_shown() {
 fn written_configurations_read_back_the_same() {
     let changed = client(
         "[capture]\noffline = \"block\"\nexclude = []\ninterface = \"w1\"\naddress6 = \"fd01::7\"\n\
-         [paths]\nprefer = [\"eth0\", \"wlan0\"]\nmetered = [\"wwan0\"]\nmark = 0x51\n\
+         [paths]\nprefer = [\"eth0\", \"wlan0\"]\nmetered = [\"wwan0\"]\nunmetered = [\"usb0\"]\n\
+         captive_probe = false\nmark = 0x51\n\
          [session]\nhold = \"90s\"\n[run]\nresolvers = [\"9.9.9.9\", \"2620:fe::fe\"]\n",
     )
     .unwrap();

@@ -40,6 +40,16 @@ impl Value for u32 {
     }
 }
 
+impl Value for bool {
+    fn allowed() -> String {
+        "true or false".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Self, Wrong> {
+        value.as_bool().ok_or_else(|| wrong_type::<Self>(value))
+    }
+}
+
 impl<T: Value> Value for Vec<T> {
     fn allowed() -> String {
         format!("a list of {}", T::allowed())

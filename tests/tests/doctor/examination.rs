@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_tests::daemon::edit;
-use whimbrel_tests::lab::{Layout, World};
+use whimbrel_tests::lab::{BOTH, Layout, World};
 
 /// What `doctor --json` says, and whether it is content.
 fn examine(world: &World) -> Result<(bool, Value)> {
@@ -204,5 +204,46 @@ pub(crate) fn rules_left_by_a_killed_daemon_are_named_and_cleaned_up() -> Result
         .filter(|finding| finding["weight"] == "broken")
         .collect();
     ensure!(broken.len() == 1 && broken[0]["subject"] == "daemon", "{document:#}");
+    Ok(())
+}
+
+fn is_captive(stage: &Stage, link: &str) -> Result<bool> {
+    let status = stage.client.status(&stage.world)?;
+    let paths = status["paths"].as_array().into_iter().flatten();
+    Ok(paths.into_iter().any(|path| path["link"] == link && path["captive"] == true))
+}
+
+pub(crate) fn a_captive_network_is_told_from_one_that_is_out_of_order() -> Result<()> {
+    let (world, origin) = prepare(Layout::standard(), |_| {})?;
+    let gateway = world.start_gateway()?;
+    world.join_client("laptop")?;
+    world.link("cell0").captive(true);
+    let client = world.start_client("laptop")?;
+    let stage = Stage { client, gateway, origin, world };
+    until("the sign-in is noticed", || is_captive(&stage, "cell0"))?;
+    ensure!(!is_captive(&stage, "wifi0")?, "the other network wants none");
+    let (well, document) = examine(&stage.world)?;
+    let found = findings(&document, "captive networks");
+    ensure!(!well && found.len() == 1 && found[0].1.contains("cell0"), "{document:#}");
+    let events = stage.client.show(&stage.world, "events")?;
+    let told = events.as_array().into_iter().flatten().filter(|it| it["event"] == "captive");
+    ensure!(told.count() == 1, "{events:#}");
+
+    // Signed in: the gateway answers.
+    stage.world.link("cell0").captive(false);
+    until("the link is ready", || Ok(state_of(&stage, "cell0")? == "warm"))?;
+    ensure!(!is_captive(&stage, "cell0")?, "it was signed in");
+
+    // Nothing answers at all: that is another thing.
+    stage.world.link("cell0").down()?;
+    stage.world.link("cell0").black_hole(&BOTH);
+    stage.world.link("cell0").up()?;
+    until("the link is given up", || {
+        Ok(["suspect", "cooldown"].contains(&state_of(&stage, "cell0")?.as_str()))
+    })?;
+    ensure!(!is_captive(&stage, "cell0")?, "nobody answered");
+    let (_, document) = examine(&stage.world)?;
+    ensure!(findings(&document, "captive networks").is_empty(), "{document:#}");
+    ensure!(findings(&document, "gateway").len() == 1, "{document:#}");
     Ok(())
 }

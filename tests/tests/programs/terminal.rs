@@ -1,5 +1,6 @@
 //! A person at a terminal: types, and reads what appears.
 
+#![allow(dead_code, reason = "several test programs share this file, each uses its part")]
 #![expect(unsafe_code, reason = "openpty(3) has no safe form among what the lab depends on")]
 
 use crate::stage::PATIENCE;
@@ -44,6 +45,13 @@ impl Terminal {
     /// Types.
     pub(crate) fn press(&mut self, keys: &str) -> Result<()> {
         self.keyboard.write_all(keys.as_bytes()).context("typing")
+    }
+
+    /// Makes it wider or narrower; whoever draws on it learns of that when asked next.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        let size =
+            rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&self.keyboard, size).context("resizing")
     }
 
     /// Reads up to some text, wherever it appears.

@@ -11,6 +11,7 @@ use whimbrel::tunnel::Tunnel;
 use whimbrel::uplinks::{Families, SendFailed};
 use whimbrel_carrier::Tuning;
 use whimbrel_client_core::engine::DeviceId;
+use whimbrel_client_core::links::{Class, CostBy, Terms};
 use whimbrel_common::config::Offline;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_common::path::{DownReason, PathKey};
@@ -125,7 +126,8 @@ impl Laptop {
                 let tunnel = &mut self.client.tunnel;
                 tunnel.uplinks.add_bare(path, name, Families { v4: true, v6: false });
                 let rank = u32::try_from(link).expect("a few links");
-                tunnel.link_up(path, name, rank, metered, now);
+                let terms = Terms { rank, metered, by: CostBy::Configuration };
+                tunnel.link_up(path, name, Class::Wired, terms, now);
             }
             Told::Down { link, reason } => {
                 self.client.tunnel.link_down(key(link), reason, now);

@@ -236,6 +236,8 @@ pub enum Group {
 pub enum Sleep {
     /// A login manager.
     Announced,
+    /// A login manager that does not wait for the daemon.
+    Undelayed,
     /// There is a system bus, and no login manager on it.
     NoLogin,
     /// There is no system bus.

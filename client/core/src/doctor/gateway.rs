@@ -77,9 +77,12 @@ fn trouble_of(
     text: &str,
     report: &mut Report,
 ) {
-    let gateway = &settings.gateway;
-    let port = settings.port;
-    let (text, remedies): (String, Vec<Remedy>) = match trouble {
+    let Settings { gateway, port, file, .. } = settings;
+    let anew = || {
+        let away = run(format!("sudo mv {file} {file}.old"));
+        [away, run(format!("sudo whimbrel join 'INVITE'{}", facts.option))]
+    };
+    let (text, mut remedies): (String, Vec<Remedy>) = match trouble {
         Trouble::NameUnknown => (
             format!("The gateway's name leads nowhere: {text}."),
             vec![
@@ -89,46 +92,37 @@ fn trouble_of(
         ),
         Trouble::NoFamily => (
             format!(
-                "The gateway {gateway} has no address of the families this machine's networks have."
+                "The gateway {gateway} has no address of a family this machine's networks have."
             ),
             vec![advise("Give the gateway's name an address of the other family too.")],
         ),
         Trouble::Unreachable => (
             format!("The gateway {gateway} does not answer."),
             vec![
-                advise(format!(
-                    "Does it run, and does its firewall let UDP port {port} in? On the server:"
-                )),
+                advise(format!("Does it run, and does its firewall let UDP port {port} in?")),
+                advise("On the server:"),
                 run("sudo whimbrel-gateway status"),
-                advise("If it works over another network, such as a phone's, this one blocks UDP."),
+                advise("If it works over another network, as a phone's, this one blocks UDP."),
             ],
         ),
         Trouble::NotOurs => (
             format!("What answers at {gateway} is no Whimbrel gateway."),
             vec![advise(format!(
-                "Something else has UDP port {port} there: a web server with HTTP/3, as a rule. \
-                                 Correct the port in {}.",
-                settings.file
+                "Something else has UDP port {port} there, as a web server with HTTP/3. Correct the \
+                 port in {file}, or at the gateway."
             ))],
         ),
         Trouble::WrongKey => (
             format!("What answers at {gateway} has another key than this gateway's."),
-            vec![
-                advise(format!(
-                    "If the gateway was set up anew, join it anew. If not, somebody poses as it: do not go on.",
-                )),
-                run(format!("sudo mv {0} {0}.old", settings.file)),
-                run(format!("sudo whimbrel join 'INVITE'{}", facts.option)),
-            ],
+            vec![advise(
+                "If the gateway was set up anew, join it anew. If not, somebody poses as it: do \
+                 not go on.",
+            )],
         ),
         Trouble::Revoked => (
             "The gateway does not admit this client: it was revoked there, or never joined."
                 .to_owned(),
-            vec![
-                advise("Ask the gateway's owner for a new invite, then:"),
-                run(format!("sudo mv {0} {0}.old", settings.file)),
-                run(format!("sudo whimbrel join 'INVITE'{}", facts.option)),
-            ],
+            vec![advise("Ask the gateway's owner for a new invite, then:")],
         ),
         Trouble::Version => (
             "Client and gateway are too far apart in version.".to_owned(),
@@ -138,8 +132,11 @@ fn trouble_of(
             "The gateway has reached a limit and admits nobody at the moment.".to_owned(),
             vec![advise("Ask its owner; `whimbrel-gateway status` shows why.")],
         ),
-        Trouble::Other => (format!("The gateway {gateway} cannot be used: {text}."), vec![]),
+        Trouble::Other => (format!("The gateway {gateway} cannot be used: {text}."), Vec::new()),
     };
+    if matches!(trouble, Trouble::WrongKey | Trouble::Revoked) {
+        remedies.extend(anew());
+    }
     report.find(Subject::Gateway, Weight::Broken, text, remedies);
 }
 

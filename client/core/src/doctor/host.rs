@@ -56,6 +56,14 @@ fn rights(facts: &Facts, report: &mut Report) {
 fn sleep(facts: &Facts, report: &mut Report) {
     match facts.sleep {
         Sleep::Announced => report.looked_at(Subject::Sleep),
+        Sleep::Undelayed => {
+            let text = "The daemon may not delay sleep: the machine can be gone before the gateway \
+                        holds everything. Connections survive it, but go on a little later.";
+            let rules = advise(
+                "Install polkit and Whimbrel's rules for it: the package does, or see the README.",
+            );
+            report.find(Subject::Sleep, Weight::Remark, text, [rules]);
+        }
         Sleep::NoLogin | Sleep::NoBus => {
             let missing = if facts.sleep == Sleep::NoBus { "system bus" } else { "login manager" };
             let text = format!(

@@ -167,9 +167,7 @@ fn rules(facts: &Facts, found: &[RuleFact], report: &mut Report) {
                  Whimbrel's rules ({}): nothing is captured while it is there.",
                 PRIORITIES.start()
             );
-            let stop = advise(
-                "It is a VPN's, as a rule. Switch its default route off, or do without Whimbrel meanwhile:",
-            );
+            let stop = advise("It is a VPN's, as a rule: let it leave the default route alone.");
             report.find(Subject::Rules, Weight::Broken, text, [stop, show]);
         } else if PRIORITIES.contains(&priority) {
             let text = format!(

@@ -93,11 +93,13 @@ fn expect(facts: &Facts, subject: Subject, weight: Weight, part: &str) -> Findin
 }
 
 fn commands(finding: &Finding) -> Vec<&str> {
-    let command = |remedy| match remedy {
-        &Remedy::Command(ref command) => Some(command.as_str()),
-        Remedy::Advice(_) => None,
-    };
-    finding.remedies.iter().filter_map(command).collect()
+    let mut commands = Vec::new();
+    for remedy in &finding.remedies {
+        if let Remedy::Command(command) = remedy {
+            commands.push(command.as_str());
+        }
+    }
+    commands
 }
 
 #[test]
@@ -301,6 +303,13 @@ fn what_a_daemon_needs_is_asked_only_where_none_runs() {
     assert_eq!(subjects, [Subject::Daemon, Subject::TunDevice, Subject::Rights]);
     facts.daemon = well().daemon;
     assert_eq!(examine(&facts).findings, []);
+}
+
+#[test]
+fn a_daemon_that_may_not_delay_sleep_is_told_to_get_the_rules() {
+    let facts = Facts { sleep: Sleep::Undelayed, ..well() };
+    let finding = expect(&facts, Subject::Sleep, Weight::Remark, "may not delay sleep");
+    assert!(matches!(&finding.remedies[..], [Remedy::Advice(it)] if it.contains("polkit")));
 }
 
 #[test]

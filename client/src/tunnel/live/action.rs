@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 use whimbrel_carrier::OpenPathError;
-use whimbrel_common::path::{Action, Input, PathKey};
+use whimbrel_common::path::{Action, Input, PathKey, State};
 
 use super::{Live, Surroundings};
 use crate::tunnel::News;
@@ -43,6 +43,15 @@ impl Live {
             Action::StateChanged { path, from, to } => {
                 let link = around.links.name_of(path);
                 debug!(link, %from, %to, "Path state");
+                match to {
+                    State::Cooldown => around.portals.doubt(path, now),
+                    State::Warm | State::Active => drop(around.portals.clear(path)),
+                    State::Absent
+                    | State::Probing
+                    | State::Suspect
+                    | State::Steered
+                    | State::Draining => {}
+                }
                 around.news.push_back(News::Path { link, from, to });
             }
         }

@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::exit::AlreadyRunning;
 use crate::files;
 
 use super::peer::{Peer, group_id};
@@ -222,10 +223,11 @@ impl Policy {
 
 fn remove_stale(path: &Path) -> anyhow::Result<()> {
     match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => bail!(
-            "another instance is running: it answers on {}; stop it first, or use another --config",
+        Ok(_) => Err(AlreadyRunning(format!(
+            "it answers on {}; stop it first, or use another --config",
             path.display()
-        ),
+        ))
+        .into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path)

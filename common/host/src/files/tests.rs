@@ -115,3 +115,21 @@ fn the_lock_is_exclusive_until_dropped() {
     drop(held);
     rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
 }
+
+#[test]
+fn a_prepared_file_appears_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("client.toml");
+    let names = || std::fs::read_dir(folder.path()).unwrap().count();
+    let prepared = prepare(&path, "text", 0o644).unwrap();
+    assert!(!path.exists());
+    drop(prepared);
+    assert_eq!(names(), 0, "nothing is left of what was not wanted");
+    prepare(&path, "text", 0o644).unwrap().publish().unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+    assert_eq!(names(), 1);
+    prepare(&path, "other", 0o644).unwrap().publish().unwrap_err();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
+    assert_eq!(names(), 1);
+}
