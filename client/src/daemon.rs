@@ -15,6 +15,7 @@ use whimbrel_carrier::udp::RECEIVE_BUFFER;
 use whimbrel_carrier::{Transmit, Tuning};
 use whimbrel_client_core::plan::{CaptureInputs, Plan, PortRange, TABLE};
 use whimbrel_client_core::trouble::Trouble;
+use whimbrel_common::cidr::Cidr;
 use whimbrel_common::config::ClientConfig;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_common::path::PathKey;
@@ -425,11 +426,14 @@ impl Daemon {
             CaptureState::On | CaptureState::Blocked => false,
             CaptureState::Paused | CaptureState::Direct | CaptureState::Commands => true,
         };
+        // The name server inside the TUN is in a range that is left alone as a rule.
+        let include =
+            [self.config.capture.include.as_slice(), &[Cidr::host(NAMESERVER.into())]].concat();
         let plan = Plan::new(&CaptureInputs {
             tun_index: interface.index,
             tun_v4: interface.v4,
             tun_v6: interface.v6,
-            include: &self.config.capture.include,
+            include: &include,
             exclude: &self.config.capture.exclude,
             own_v6_addresses: own_v6,
             mark: self.config.paths.mark,

@@ -113,12 +113,14 @@ impl SettingsFile {
 
     fn explain(&self, error: &io::Error) -> String {
         let place = self.place.display();
-        match error.kind() {
-            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => format!(
+        let denied = [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem];
+        if denied.contains(&error.kind()) {
+            format!(
                 "{place} cannot be written by this user: use systemd-resolved, run the daemon as \
                  root, or write dns = \"direct\" under [capture]"
-            ),
-            _ => format!("{place}: {error}"),
+            )
+        } else {
+            format!("{place}: {error}")
         }
     }
 }

@@ -102,8 +102,8 @@ impl Resolved {
             Ok::<_, zbus::Error>(())
         };
         if watch.await.is_err() {
-            // Without a bus nobody tells; the next change of a link looks.
-            std::future::pending::<()>().await;
+            // The bus itself is gone.
+            tokio::time::sleep(ANSWER).await;
         }
     }
 
