@@ -94,8 +94,13 @@ impl Prepared {
     /// There is such a file by now.
     pub fn publish(self) -> anyhow::Result<()> {
         // The old name goes with the value.
-        let linked = std::fs::hard_link(&self.fresh, &self.path);
-        linked.and_then(|()| sync_folder(&self.path)).with_context(|| cannot("create", &self.path))
+        let named = match std::fs::hard_link(&self.fresh, &self.path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+            // Not every file system has second names.
+            Err(_) if !self.path.exists() => std::fs::rename(&self.fresh, &self.path),
+            other => other,
+        };
+        named.and_then(|()| sync_folder(&self.path)).with_context(|| cannot("create", &self.path))
     }
 }
 
