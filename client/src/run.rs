@@ -3,12 +3,12 @@
 //! The process gives itself a user, a network and a mount namespace, makes a TUN there, passes it
 //! to a daemon and becomes the command: process, terminal, signals and exit code are the command's
 //! own. The daemon is the host's, or one that serves nothing but wrapped commands and lives as long
-//! as they do ([`attendant`]).
+//! as they do (`attendant`).
 //!
 //! What is in the namespace:
 //! - `lo` and the TUN, to which every other route leads: nothing can go around it;
 //! - the host's files, but for those that tell how names are looked up, and the folders of sockets
-//!   that would do it outside ([`names`]);
+//!   that would do it outside (`names`);
 //! - the *pulse*: a file system that only this mount namespace has. The kernel takes it down with
 //!   the last process of the namespace, and says so to whoever watches it.
 
