@@ -163,6 +163,12 @@ impl Flow {
         self.dialling
     }
 
+    /// Whether the destination has answered a dial that nobody has looked at since: flows that no
+    /// stream carries have no turn.
+    pub(crate) fn has_connected(&self) -> bool {
+        self.can_write && self.socket.outcome().is_ok()
+    }
+
     /// Whether both directions were ended, which the client may not have acknowledged.
     pub(crate) fn is_complete(&self) -> bool {
         self.read_end && self.ended

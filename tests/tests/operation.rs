@@ -7,6 +7,8 @@ use whimbrel_tests::suite;
 
 #[path = "operation/figures.rs"]
 mod figures;
+#[path = "operation/idle.rs"]
+mod idle;
 #[path = "operation/keystrokes.rs"]
 mod keystrokes;
 #[path = "operation/limits.rs"]
@@ -15,6 +17,7 @@ mod limits;
 mod prometheus;
 
 use figures::*;
+use idle::*;
 use keystrokes::*;
 use limits::*;
 
@@ -24,6 +27,7 @@ suite! {
     a_limit_of_bandwidth_is_kept,
     both_daemons_tell_their_figures,
     a_trace_tells_what_happens_while_it_is_asked_for,
+    daemons_with_nothing_to_do_lie_still,
 }
 
 /// Whatever takes longer than this on a busy machine with two cores does not happen any more.

@@ -247,9 +247,12 @@ impl Gateway {
             let Some(flow) = self.flows.get_mut(&number).filter(|flow| flow.is_dialling()) else {
                 continue;
             };
-            if flow.parked {
+            // A client that is away hears of the answer when it is back.
+            if flow.parked && !flow.has_connected() {
                 self.end(number, End::Refused(RefuseReason::TimedOut));
-            } else if let Turn::Over(end) = flow.time_out(&mut self.endpoint) {
+            } else if !flow.parked
+                && let Turn::Over(end) = flow.time_out(&mut self.endpoint)
+            {
                 self.end(number, end);
             }
         }

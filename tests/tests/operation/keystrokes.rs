@@ -19,7 +19,7 @@ use crate::PATIENCE;
 const EVERY: &str = "25";
 
 /// What bulk does before the keystrokes begin: its windows have grown.
-const LEAD: Duration = Duration::from_secs(2);
+const LEAD: Duration = Duration::from_secs(1);
 
 pub(crate) fn keystrokes_pass_bulk_that_fills_the_line() -> Result<()> {
     // In Mbit/s: debug builds on a busy machine fill it with ease.
@@ -31,9 +31,11 @@ pub(crate) fn keystrokes_pass_bulk_that_fills_the_line() -> Result<()> {
     });
     let world = World::build(layout)?;
     let _origin = world.start_origin()?;
-    let _gateway = world.start_gateway()?;
+    let gateway = world.start_gateway()?;
     world.join_client("laptop")?;
-    let _client = world.start_client("laptop")?;
+    // One line, so that everything shares it.
+    world.link("cell0").down()?;
+    let client = world.start_client("laptop")?;
     for (name, host) in [("plain", REFERENCE_V4), ("carried", ORIGIN_V4)] {
         tell(name, "alone", &type_to(&world, host)?);
         for (bulk, to, way) in
@@ -50,6 +52,10 @@ pub(crate) fn keystrokes_pass_bulk_that_fills_the_line() -> Result<()> {
             let bytes = after.bytes - before.bytes;
             ensure!(bytes > 500_000, "the line was not filled: {bytes} bytes during it");
             tell(name, &format!("beside {flows} {bulk} ({bytes} bytes)"), &times);
+            if host == ORIGIN_V4 {
+                tell_paths(&client.command(&world, &["metrics"])?, "whimbrel_path_rtt");
+                tell_paths(&gateway.command(&world, &["metrics"])?, "whimbrel_gateway_client_rtt");
+            }
             loads.into_iter().try_for_each(end)?;
         }
     }
@@ -58,7 +64,7 @@ pub(crate) fn keystrokes_pass_bulk_that_fills_the_line() -> Result<()> {
 
 /// Round trips of keystrokes, in microseconds, the shortest first.
 fn type_to(world: &World, host: Ipv4Addr) -> Result<Vec<u64>> {
-    let count = dice::number("WHIMBREL_KEYS").unwrap_or(80).to_string();
+    let count = dice::number("WHIMBREL_KEYS").unwrap_or(40).to_string();
     let more = ["--every", EVERY, "--count", &count, "--each"];
     let mut keys = world.start_program("laptop", "ping-pong", service(host, port::ECHO), &more)?;
     let events = keys.succeed(PATIENCE)?;
@@ -80,6 +86,13 @@ fn end(mut load: Program) -> Result<()> {
     load.stop();
     load.succeed(PATIENCE).context("the bulk")?;
     Ok(())
+}
+
+/// What the daemons make of the round trip themselves: what is more than that is ours.
+fn tell_paths(figures: &str, of: &str) {
+    for line in figures.lines().filter(|line| line.starts_with(of)) {
+        drop(writeln!(std::io::stderr().lock(), "    {line}"));
+    }
 }
 
 fn tell(name: &str, what: &str, times: &[u64]) {
