@@ -10,6 +10,8 @@ mod garbage;
 mod impostor;
 #[path = "hostile/memory.rs"]
 mod memory;
+#[path = "hostile/parcels.rs"]
+mod parcels;
 #[path = "hostile/rogue.rs"]
 mod rogue;
 #[path = "hostile/sessions.rs"]
@@ -23,6 +25,7 @@ use frames::*;
 use garbage::*;
 use impostor::*;
 use memory::*;
+use parcels::*;
 use sessions::*;
 use ways::*;
 
@@ -35,6 +38,9 @@ suite! {
     flows_wait_for_a_client_that_lost_its_connection,
     a_revoked_client_cannot_go_on,
     streams_without_a_header_are_reset_or_wait,
+    noise_in_datagrams_is_lost_and_harms_nobody,
+    ports_of_one_client_are_bounded,
+    a_strangers_datagrams_go_nowhere,
     a_client_that_never_reads_holds_no_more_than_its_share,
     what_all_clients_keep_has_a_limit,
     ten_thousand_streams_at_once_harm_nobody,
