@@ -1,19 +1,21 @@
 //! Names: the gateway's, looked up again and again, and who is asked for those that wrapped
 //! commands look up.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 use whimbrel_client_core::dns::is_public;
 use whimbrel_common::config::HostPort;
+use whimbrel_common::wire::RESOLVER;
 use whimbrel_host::nameservers;
 
 /// A gateway's name is looked up this often, and this long after a failure.
 const RESOLVE: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(2));
 
-/// Whom wrapped commands ask where the host itself asks somebody that a gateway cannot reach: Quad9.
-pub(crate) const FALLBACK: IpAddr = IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9));
+/// Whom wrapped commands ask where the host itself asks somebody that a gateway cannot reach: the
+/// gateway's own resolver.
+pub(crate) const FALLBACK: IpAddr = RESOLVER.ip();
 
 /// Where a host says whom it asks; the first names those behind systemd-resolved.
 const SETTINGS: [&str; 2] = ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"];
@@ -55,7 +57,7 @@ mod tests {
 
     #[test]
     fn what_is_configured_is_asked() {
-        let wanted = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53));
+        let wanted = IpAddr::from([192, 0, 2, 53]);
         assert_eq!(choose(&[wanted, FALLBACK]), [wanted, FALLBACK]);
     }
 }

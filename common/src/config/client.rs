@@ -432,7 +432,7 @@ const KEYS: &[Key<ClientConfig>] = &[
         example: "",
         comment: "Who is asked for names by commands of `whimbrel run`, through the gateway and over\n\
                   TCP, as in [\"9.9.9.9\"]; the next one when one fails. Empty: whom this host asks,\n\
-                  if that is a public address, else 9.9.9.9 (Quad9).",
+                  if that is a public address, else whom the gateway asks.",
         show: |config| list(&config.run.resolvers),
     },
 ];
