@@ -32,7 +32,7 @@ use map::Map;
 const MAGIC: u64 = u64::from_le_bytes(*b"whimbrel");
 
 /// Changes with the layout; a journal of another version is not read.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// Sessions there is room for.
 const SESSIONS: u32 = 4096;
@@ -40,19 +40,24 @@ const SESSIONS: u32 = 4096;
 /// Flows there is room for: as many sockets as one address has ports.
 const FLOWS: u32 = 65_536;
 
-/// Bytes of a record.
-const RECORD: usize = 128;
+/// Bytes of a session's record.
+const SESSION: usize = 128;
+
+/// Bytes of a flow's record: ten words, for there are many.
+const FLOW: usize = 80;
 
 /// Bytes of a flow's ring: what a sender keeps at most.
 const RING: u64 = MAX_WINDOW;
 
 const PAGE: u64 = 4096;
 const SESSIONS_AT: usize = 4096;
-const FLOWS_AT: usize = SESSIONS_AT + SESSIONS as usize * RECORD;
-const RECORDS_END: usize = FLOWS_AT + FLOWS as usize * RECORD;
+const FLOWS_AT: usize = SESSIONS_AT + SESSIONS as usize * SESSION;
+const RECORDS_END: usize = FLOWS_AT + FLOWS as usize * FLOW;
 const RINGS_AT: u64 = 16 << 20;
 const SIZE: u64 = RINGS_AT + FLOWS as u64 * RING;
 const _: () = assert!(RECORDS_END as u64 <= RINGS_AT);
+const _: () =
+    assert!((flow::ADDRESS + 2) * 8 <= FLOW && (session::SEEN + 1 + seen::WORDS) * 8 <= SESSION);
 
 /// Bytes of a ring that stay in memory while all rings together have more than [`RESIDENT`].
 const KEPT_WARM: u64 = 64 * 1024;
@@ -530,11 +535,11 @@ fn unused(map: &Map, counter: usize, most: u32) -> Option<u32> {
 }
 
 fn session_at(slot: u32) -> usize {
-    SESSIONS_AT + slot as usize * RECORD
+    SESSIONS_AT + slot as usize * SESSION
 }
 
 fn flow_at(slot: u32) -> usize {
-    FLOWS_AT + slot as usize * RECORD
+    FLOWS_AT + slot as usize * FLOW
 }
 
 fn ring_at(slot: u32) -> u64 {

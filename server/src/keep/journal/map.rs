@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-use super::{FLOWS, RECORD, RECORDS_END, RING, SIZE, ring_at};
+use super::{FLOWS, RECORDS_END, RING, SIZE, ring_at};
 
 /// The file, as memory.
 pub(super) struct Map {
@@ -43,7 +43,7 @@ impl Map {
     /// A word of the record at byte `at`.
     pub(super) fn word(&self, at: usize, word: usize) -> &AtomicU64 {
         let offset = at + word * size_of::<u64>();
-        debug_assert!(word < RECORD / size_of::<u64>() && offset < RECORDS_END);
+        debug_assert!(offset + size_of::<u64>() <= RECORDS_END);
         // SAFETY: within the mapping, which is as large as all records and rings.
         let pointer = unsafe { self.start.add(offset) };
         // SAFETY: aligned, as records are; it lives as long as the mapping; and all access to the
