@@ -74,46 +74,8 @@ fn write_flows(daemon: &Daemon, text: &mut Exposition) {
 }
 
 fn write_drops(drops: &Drops, text: &mut Exposition) {
-    let Drops {
-        truncated,
-        version,
-        header_length,
-        options,
-        fragment,
-        extension_header,
-        protocol,
-        address,
-        port,
-        flags,
-        stray_reset,
-        duplicate_syn,
-        premature,
-        pending_full,
-        flows_full,
-        excess,
-        replies,
-    } = *drops;
-    let values = [
-        ("truncated", truncated),
-        ("version", version),
-        ("header-length", header_length),
-        ("options", options),
-        ("fragment", fragment),
-        ("extension-header", extension_header),
-        ("protocol", protocol),
-        ("address", address),
-        ("port", port),
-        ("flags", flags),
-        ("stray-reset", stray_reset),
-        ("duplicate-syn", duplicate_syn),
-        ("premature", premature),
-        ("pending-full", pending_full),
-        ("flows-full", flows_full),
-        ("excess", excess),
-        ("replies-full", replies),
-    ];
     let help = "Packets of programs that were dropped.";
-    text.counters("packets_dropped_total", help, "reason", &values);
+    text.counters("packets_dropped_total", help, "reason", &drops.by_reason());
 }
 
 fn write_paths(links: &[LinkView], text: &mut Exposition) {

@@ -78,8 +78,8 @@ impl Drops {
         *counter += 1;
     }
 
-    /// All of them together.
-    pub fn total(&self) -> u64 {
+    /// Each reason, as figures name it, and how often it was one.
+    pub fn by_reason(&self) -> [(&'static str, u64); 17] {
         let Self {
             truncated,
             version,
@@ -99,17 +99,29 @@ impl Drops {
             excess,
             replies,
         } = *self;
-        let malformed = truncated
-            + version
-            + header_length
-            + options
-            + fragment
-            + extension_header
-            + protocol
-            + address
-            + port
-            + flags;
-        let refused = stray_reset + duplicate_syn + premature + pending_full + flows_full;
-        malformed + refused + excess + replies
+        [
+            ("truncated", truncated),
+            ("version", version),
+            ("header-length", header_length),
+            ("options", options),
+            ("fragment", fragment),
+            ("extension-header", extension_header),
+            ("protocol", protocol),
+            ("address", address),
+            ("port", port),
+            ("flags", flags),
+            ("stray-reset", stray_reset),
+            ("duplicate-syn", duplicate_syn),
+            ("premature", premature),
+            ("pending-full", pending_full),
+            ("flows-full", flows_full),
+            ("excess", excess),
+            ("replies-full", replies),
+        ]
+    }
+
+    /// All of them together.
+    pub fn total(&self) -> u64 {
+        self.by_reason().iter().map(|(_, count)| count).sum()
     }
 }
