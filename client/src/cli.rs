@@ -22,7 +22,6 @@ use whimbrel_host::output::{line, remark};
 use whimbrel_host::{Layout, Role, exit, files, logging};
 
 pub use crate::daemon::{Launch, Purpose};
-pub(crate) use ask::explain;
 
 use crate::dns::file::SettingsFile;
 use crate::host::{Host, HostError};

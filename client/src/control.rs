@@ -7,11 +7,13 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use whimbrel_common::config::{InterfaceName, InterfaceNameError};
 use whimbrel_common::units::{Period, UnitError};
-use whimbrel_host::control::{Changes, Request, Responder, Subscription};
+use whimbrel_host::Layout;
+use whimbrel_host::control::{AskError, Changes, Request, Responder, Subscription};
 use whimbrel_host::metrics;
 
 use crate::devices::Owner;
@@ -172,6 +174,18 @@ fn events(args: &Value, events: &Events) -> Value {
     let last = args.get("last").and_then(Value::as_u64).and_then(|last| usize::try_from(last).ok());
     let skipped = last.map_or(0, |last| events.recent.len().saturating_sub(last));
     json!(events.recent().skip(skipped).collect::<Vec<_>>())
+}
+
+/// What a command says that got no answer from the daemon of a layout.
+pub(crate) fn explain(layout: &Layout, error: AskError) -> anyhow::Error {
+    match error {
+        AskError::NotRunning(_) => anyhow!(
+            "Whimbrel is not running (nobody answers on {}); start it with `whimbrel up{}`",
+            layout.socket.display(),
+            layout.option()
+        ),
+        other @ (AskError::Denied(_) | AskError::Refused(_) | AskError::Broken(_)) => other.into(),
+    }
 }
 
 fn target(args: &Value) -> Result<Target, String> {

@@ -21,6 +21,7 @@ use whimbrel_host::Layout;
 use whimbrel_host::control::{self, AskError};
 use whimbrel_host::output::Palette;
 
+use crate::control::explain;
 use crate::report::{Event, FlowReport, Status};
 use frame::Picture;
 use history::History;
@@ -52,7 +53,7 @@ pub(crate) fn watch(layout: &Layout) -> anyhow::Result<()> {
 
 async fn run(layout: &Layout) -> anyhow::Result<()> {
     // Before anything is drawn: a daemon that never answered gets the usual sentence.
-    look(layout).map_err(|error| crate::cli::explain(layout, error))?;
+    look(layout).map_err(|error| explain(layout, error))?;
     let mut signals = Signals::listen().context("cannot listen to signals")?;
     let mut screen = Screen::enter().context("cannot draw on this terminal")?;
     let palette = Palette::of_stdout();
@@ -92,7 +93,7 @@ fn take(layout: &Layout, history: &mut History) -> Picture {
         }
         Err(error) => {
             history.forget();
-            Picture::Gone(format!("{:#}", crate::cli::explain(layout, error)))
+            Picture::Gone(format!("{:#}", explain(layout, error)))
         }
     }
 }

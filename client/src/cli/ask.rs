@@ -2,16 +2,17 @@
 
 use std::ops::ControlFlow;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use whimbrel_common::config::InterfaceName;
 use whimbrel_common::units::Period;
 use whimbrel_host::Layout;
-use whimbrel_host::control::{self, AskError};
+use whimbrel_host::control;
 use whimbrel_host::metrics;
 use whimbrel_host::output::{Palette, document, line, print};
 
+use crate::control::explain;
 use crate::report::{Event, FlowReport, PathReport, Status};
 use crate::show;
 
@@ -102,17 +103,6 @@ fn follow_events(layout: &Layout, json: bool) -> anyhow::Result<()> {
 
 fn ask(layout: &Layout, verb: &str, args: &Value) -> anyhow::Result<Value> {
     control::ask(&layout.socket, verb, args).map_err(|error| explain(layout, error))
-}
-
-pub(crate) fn explain(layout: &Layout, error: AskError) -> anyhow::Error {
-    match error {
-        AskError::NotRunning(_) => anyhow!(
-            "Whimbrel is not running (nobody answers on {}); start it with `whimbrel up{}`",
-            layout.socket.display(),
-            layout.option()
-        ),
-        other @ (AskError::Denied(_) | AskError::Refused(_) | AskError::Broken(_)) => other.into(),
-    }
 }
 
 fn parse<T: DeserializeOwned>(answer: Value) -> anyhow::Result<T> {

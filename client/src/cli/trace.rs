@@ -13,7 +13,7 @@ use whimbrel_host::Layout;
 use whimbrel_host::control;
 use whimbrel_host::output::{self, remark};
 
-use super::ask::explain;
+use crate::control::explain;
 use crate::trace::VERB;
 
 /// A trace ends here, in bytes: about half a day of two paths.
