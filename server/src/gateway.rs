@@ -29,7 +29,6 @@ use whimbrel_gateway_core::memory::Memory;
 use whimbrel_gateway_core::resolvers::Resolvers;
 use whimbrel_gateway_core::turns::Turns;
 
-use crate::control::Datagrams;
 use crate::dial::{Dialler, Ready};
 use crate::flow::{End, Flow};
 use crate::keep::Keep;
@@ -38,6 +37,7 @@ use crate::metrics::Figures;
 use crate::outlet::{Outlet, PortChoice};
 use crate::peer::{ADMISSION_BYTES, Peer, Use};
 use crate::sessions::Parked;
+use crate::status::Datagrams;
 use crate::talk::{Attach, Caller, News, SharedUsage};
 
 mod attach;

@@ -21,5 +21,6 @@ mod ports;
 mod sessions;
 mod slot;
 pub mod state;
+pub mod status;
 pub mod talk;
 mod watch;

@@ -6,8 +6,8 @@ use whimbrel_common::metrics::{Exposition, Kind, Tally};
 use whimbrel_common::path::MoveReason;
 use whimbrel_host::metrics::process;
 
-use crate::control::{ClientRow, Status};
 use crate::sessions::GivenUp;
+use crate::status::{ClientRow, Status};
 
 /// What is counted for a monitoring system alone, by one slot since the start.
 #[derive(Debug, Default, Clone)]

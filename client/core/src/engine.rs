@@ -53,6 +53,7 @@ mod device;
 mod flow;
 mod inner;
 mod ledger;
+mod own;
 mod seams;
 mod stats;
 mod table;

@@ -9,8 +9,9 @@ use whimbrel_host::metrics;
 use whimbrel_host::output::{bytes, date, document, line, print, seconds, table, unix_now};
 
 use super::{ask_running, read_config};
-use crate::control::{ClientRow, SlotStatus, Status, rows};
+use crate::control::rows;
 use crate::state::State;
+use crate::status::{ClientRow, SlotStatus, Status};
 
 /// Exit code 1 while the gateway is stopped, so that scripts can ask.
 pub(super) fn status(layout: &Layout, as_json: bool) -> anyhow::Result<ExitCode> {

@@ -146,7 +146,7 @@ fn wrong_usage_is_exit_code_2() {
 
 #[test]
 fn status_reads_well() {
-    let status = crate::control::Status {
+    let status = crate::status::Status {
         state: "running".to_owned(),
         version: "0.1.0".to_owned(),
         uptime_s: 7384,
@@ -156,18 +156,18 @@ fn status_reads_well() {
         clients: 3,
         connected: 1,
         flows: 12,
-        parked: crate::control::Waiting { sessions: 2, flows: 9 },
-        held: crate::control::Held { bytes: 5_000_000, limit: 250_000_000 },
+        parked: crate::status::Waiting { sessions: 2, flows: 9 },
+        held: crate::status::Held { bytes: 5_000_000, limit: 250_000_000 },
         evicted: 1,
         restored: 7,
         unkept: 3,
         outlives: true,
-        dials: crate::control::Dials { connected: 100, failed: 2, denied: 1, limited: 0 },
-        datagrams: crate::control::Datagrams {
+        dials: crate::status::Dials { connected: 100, failed: 2, denied: 1, limited: 0 },
+        datagrams: crate::status::Datagrams {
             ports: 3,
             up: 50,
             down: 60,
-            ..crate::control::Datagrams::default()
+            ..crate::status::Datagrams::default()
         },
         tx_bytes: 1_500_000,
         rx_bytes: 20,
@@ -190,35 +190,35 @@ Slots      2 with 1 + 0 clients; 6 changes of address, 0 datagrams astray, 4 ses
     );
 }
 
-fn slot(slot: u8, connections: u64) -> crate::control::SlotStatus {
+fn slot(slot: u8, connections: u64) -> crate::status::SlotStatus {
     let (moved_in, readdressed) = (2, 3);
-    let status = crate::control::SlotStatus { slot, connections, ..Default::default() };
-    crate::control::SlotStatus { moved_in, readdressed, ..status }
+    let status = crate::status::SlotStatus { slot, connections, ..Default::default() };
+    crate::status::SlotStatus { moved_in, readdressed, ..status }
 }
 
 #[test]
 fn the_client_table_shows_clients_and_invites() {
     let key = whimbrel_common::identity::PublicKey::from_bytes([0; 32]);
     let rows = [
-        crate::control::ClientRow {
+        crate::status::ClientRow {
             name: "laptop".parse().unwrap(),
             key: Some(key),
             state: "connected".to_owned(),
             invite_expires: None,
-            activity: Some(crate::control::Activity {
+            activity: Some(crate::status::Activity {
                 flows: 3,
                 tx_bytes: 1000,
                 ..Default::default()
             }),
         },
-        crate::control::ClientRow {
+        crate::status::ClientRow {
             name: "tablet".parse().unwrap(),
             key: Some(key),
             state: "connected".to_owned(),
             invite_expires: None,
-            activity: Some(crate::control::Activity { silent_s: Some(200), ..Default::default() }),
+            activity: Some(crate::status::Activity { silent_s: Some(200), ..Default::default() }),
         },
-        crate::control::ClientRow {
+        crate::status::ClientRow {
             name: "phone".parse().unwrap(),
             key: None,
             state: "invited".to_owned(),

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use whimbrel_common::identity::PublicKey;
 
-use crate::control::{Activity, Datagrams, Dials, Held, Report, SlotStatus, Waiting};
+use crate::control::Report;
 use crate::metrics::{Figures, limit};
 use crate::peer::Peer;
+use crate::status::{Activity, Datagrams, Dials, Held, SlotStatus, Waiting};
 
 use super::Gateway;
 

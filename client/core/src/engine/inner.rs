@@ -1,26 +1,19 @@
-//! Flows that begin here: two queues stand in place of an application's TCP. To whoever carries
-//! flows they are flows like any other.
-
-use std::net::SocketAddr;
+//! Two queues in place of an application's TCP.
 
 use bytes::BytesMut;
 
-use super::table::{Entry, Key, Stage};
-use super::{DeviceId, Engine, FlowEvent, FlowId, Read};
-
-/// No TUN: flows of our own belong to nobody's.
-const NOWHERE: DeviceId = DeviceId(u32::MAX);
+use super::Read;
 
 /// Bytes that may wait to be fetched.
 const ROOM: usize = 128 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Inner {
-    accepted: bool,
-    sent: BytesMut,
-    sent_all: bool,
-    received: BytesMut,
-    received_all: bool,
+    pub(super) accepted: bool,
+    pub(super) sent: BytesMut,
+    pub(super) sent_all: bool,
+    pub(super) received: BytesMut,
+    pub(super) received_all: bool,
 }
 
 impl Inner {
@@ -42,95 +35,5 @@ impl Inner {
         let room = self.writable().min(bytes.len());
         self.received.extend_from_slice(&bytes[..room]);
         room
-    }
-}
-
-impl Engine {
-    /// Begins a flow that sends `request`. It is offered with [`FlowEvent::Open`] as those of
-    /// applications are. `None` where a held SYN would be dropped.
-    pub fn originate(
-        &mut self,
-        source: SocketAddr,
-        destination: SocketAddr,
-        request: &[u8],
-    ) -> Option<FlowId> {
-        if self.table.len() >= self.config.flow_limit {
-            self.stats.dropped.flows_full += 1;
-            return None;
-        }
-        self.last = FlowId(self.last.0 + 1);
-        let (flow, device) = (self.last, NOWHERE);
-        let key = Key { device, source: source.into(), destination: destination.into() };
-        let inner = Inner { sent: BytesMut::from(request), ..Inner::default() };
-        self.table.insert(Entry::new(flow, key, Stage::Inner(inner)));
-        self.stats.opened += 1;
-        self.events.push_back(FlowEvent::Open { flow, device, source, destination });
-        Some(flow)
-    }
-
-    /// What has arrived on a flow of our own, and whether nothing more will; `None` once it is
-    /// gone.
-    pub fn received(&self, flow: FlowId) -> Option<(&[u8], bool)> {
-        match &self.table.flow(flow)?.stage {
-            Stage::Inner(inner) => Some((&inner.received, inner.received_all)),
-            Stage::Held(_) | Stage::Open(_) => None,
-        }
-    }
-
-    /// Ends our direction of a flow of our own. What arrives from now on is of no interest.
-    pub fn hang_up(&mut self, flow: FlowId) {
-        let Some(inner) = self.inner_mut(flow) else { return };
-        inner.sent_all = true;
-        inner.received.clear();
-        if !inner.accepted {
-            return self.end_inner(flow);
-        }
-        let over = inner.received_all;
-        self.events.push_back(FlowEvent::Readable { flow });
-        if over {
-            self.end_inner(flow);
-        }
-    }
-
-    /// Sends a packet to the applications of a device, with the next flush.
-    pub fn reply(&mut self, device: DeviceId, packet: Vec<u8>) {
-        self.replies.push(device, packet);
-    }
-
-    pub(super) fn inner(&self, flow: FlowId) -> Option<&Inner> {
-        match &self.table.flow(flow)?.stage {
-            Stage::Inner(inner) => Some(inner),
-            Stage::Held(_) | Stage::Open(_) => None,
-        }
-    }
-
-    pub(super) fn inner_mut(&mut self, flow: FlowId) -> Option<&mut Inner> {
-        match &mut self.table.flow_mut(flow)?.stage {
-            Stage::Inner(inner) => Some(inner),
-            Stage::Held(_) | Stage::Open(_) => None,
-        }
-    }
-
-    pub(super) fn accept_inner(&mut self, flow: FlowId) {
-        if let Some(inner) = self.inner_mut(flow) {
-            inner.accepted = true;
-            self.stats.accepted += 1;
-            self.events.push_back(FlowEvent::Readable { flow });
-        }
-    }
-
-    pub(super) fn finish_inner(&mut self, flow: FlowId) {
-        let Some(inner) = self.inner_mut(flow) else { return };
-        inner.received_all = true;
-        if inner.sent_all && inner.sent.is_empty() {
-            self.end_inner(flow);
-        }
-    }
-
-    /// Ends a flow of our own at once. Does nothing for any other.
-    pub(super) fn end_inner(&mut self, flow: FlowId) {
-        if let Some(slot) = self.inner(flow).and_then(|_| self.table.slot(flow)) {
-            self.remove(slot, |flow| FlowEvent::Closed { flow });
-        }
     }
 }
