@@ -29,6 +29,9 @@ use crate::tun::TunError;
 use crate::watch;
 use crate::{bugreport, doctor};
 
+/// Names the configuration file to everything started from one shell, as `--config` does.
+pub const CONFIG_VARIABLE: &str = "WHIMBREL_CONFIG";
+
 /// Runs the command line `args` (the first one is the program's name) and returns the exit code.
 #[must_use]
 pub fn main(args: Vec<OsString>) -> ExitCode {
@@ -155,7 +158,7 @@ enum Command {
 #[derive(Args, Debug)]
 struct Place {
     /// Use this configuration file, with key, state and control socket beside it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE, hide_env_values = true)]
     config: Option<PathBuf>,
 }
 

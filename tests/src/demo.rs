@@ -28,7 +28,7 @@ use screen::Screen;
 struct Arguments {
     /// A command to run inside the demo's laptop while its networks keep changing. The origin,
     /// at $ORIGIN, has HTTP on port 80 and an echo on port 7002; $REFERENCE is the same machine
-    /// without Whimbrel.
+    /// without Whimbrel. `whimbrel status` and the others work inside.
     #[arg(last = true)]
     command: Vec<OsString>,
 }

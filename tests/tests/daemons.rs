@@ -1,6 +1,8 @@
 //! Both daemons as real processes in the lab: they meet, and carry what is sent.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::process::Command;
 use std::time::Duration;
 use whimbrel_tests::lab::{Layout, ORIGIN_V4, World};
 use whimbrel_tests::suite;
@@ -9,6 +11,7 @@ use whimbrel_tests::traffic::{port, service};
 suite! {
     a_client_joins_attaches_and_carries_a_download,
     the_status_names_the_link_in_use,
+    a_command_in_the_demo_sees_the_client_and_keeps_its_exit_code,
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,5 +47,17 @@ fn the_status_names_the_link_in_use() -> Result<()> {
     })?;
     let clients = gateway.show(&world, "clients")?;
     ensure!(clients.to_string().contains("laptop"), "{clients}");
+    Ok(())
+}
+
+fn a_command_in_the_demo_sees_the_client_and_keeps_its_exit_code() -> Result<()> {
+    let demo = env!("CARGO_BIN_EXE_whimbrel-demo");
+    let command = "whimbrel status --json && exit 7";
+    let output = Command::new(demo).args(["--", "sh", "-c", command]).output()?;
+    let trouble = String::from_utf8_lossy(&output.stderr);
+    let status: Value =
+        serde_json::from_slice(&output.stdout).context(trouble.clone().into_owned())?;
+    ensure!(status["state"] == "attached", "{status}");
+    ensure!(output.status.code() == Some(7), "{}: {trouble}", output.status);
     Ok(())
 }

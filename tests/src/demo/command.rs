@@ -9,7 +9,9 @@ use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
+use whimbrel::cli::CONFIG_VARIABLE;
 use whimbrel_tests::lab::{BOTH, ORIGIN_V4, REFERENCE_V4, World};
+use whimbrel_tests::role::CLIENT_PROGRAM;
 
 /// Time between two changes: long enough for a return to Wi-Fi now and then.
 const CHANGE_EVERY: Duration = Duration::from_secs(5);
@@ -53,6 +55,8 @@ pub(super) fn run(
     let mut process = Command::new(program);
     process.args(arguments);
     process.env("ORIGIN", ORIGIN_V4.to_string()).env("REFERENCE", REFERENCE_V4.to_string());
+    // So that `whimbrel status` inside shows this laptop.
+    process.env(CONFIG_VARIABLE, stage.client.config()).env("PATH", search_path(&stage.world)?);
     let spawned = stage.world.host(LAPTOP).spawn(process);
     let mut child = spawned.with_context(|| format!("starting {}", program.to_string_lossy()))?;
     let mut changes = CHANGES.iter().cycle();
@@ -79,6 +83,18 @@ pub(super) fn run(
         }
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// Where programs are searched for: a `whimbrel` of the lab's own first.
+fn search_path(world: &World) -> Result<OsString> {
+    let folder = world.folder().join("bin");
+    let program = std::env::current_exe().context("finding this program")?;
+    std::fs::create_dir(&folder)
+        .and_then(|()| std::os::unix::fs::symlink(program, folder.join(CLIENT_PROGRAM)))
+        .context("linking the client's program")?;
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(folder).chain(std::env::split_paths(&inherited));
+    std::env::join_paths(folders).context("setting PATH")
 }
 
 fn announce(screen: &mut Screen, begin: Instant, words: &str) {
