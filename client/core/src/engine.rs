@@ -199,8 +199,7 @@ impl Engine {
     /// Appends at most `max` bytes of the application to `into`.
     pub fn read(&mut self, flow: FlowId, max: usize, into: &mut BytesMut) -> Read {
         let Some((slot, connection)) = self.connection_mut(flow) else {
-            let nothing = Read { bytes: 0, fin: false };
-            return self.inner_mut(flow).map_or(nothing, |inner| inner.read(max, into));
+            return self.read_inner(flow, max, into);
         };
         let read = connection.read(max, into);
         self.touch(slot);
@@ -243,7 +242,7 @@ impl Engine {
             return self.remove(slot, |flow| FlowEvent::Closed { flow });
         }
         let Some((slot, connection)) = self.connection_mut(flow) else {
-            return self.end_inner(flow);
+            return self.reset_inner(flow);
         };
         if !connection.is_aborted() {
             connection.abort();

@@ -38,6 +38,8 @@ struct Pending {
     device: DeviceId,
     query: Query,
     until: Instant,
+    /// Only its flow is still to end.
+    answered: bool,
 }
 
 impl Names {
@@ -73,32 +75,33 @@ impl Names {
             && let Some(flow) = engine.originate(query.source, resolver, &query.framed())
         {
             debug!(%flow, %resolver, "A query goes on over TCP");
-            self.queries.insert(flow, Pending { device, query, until: now + PATIENCE });
+            self.queries
+                .insert(flow, Pending { device, query, until: now + PATIENCE, answered: false });
         }
         true
     }
 
-    /// Answers what has its answer, or will never have one.
+    /// Answers what has its answer, or will never have one. Each lasts until its flow has ended.
     pub(super) fn advance(&mut self, engine: &mut Engine, now: Instant) {
         let mut failed = false;
         let done = self.queries.extract_if(.., |flow, pending| {
             let (packet, over) = match engine.received(*flow) {
+                Some(_) if pending.answered => (None, false),
                 Some((stream, ended)) => (pending.query.answer(stream), ended),
                 None => (None, true),
             };
             let late = pending.until <= now;
-            if packet.is_none() && !over && !late {
-                return false;
+            if !pending.answered && (packet.is_some() || over || late) {
+                pending.answered = true;
+                failed |= packet.is_none() && !is_public(pending.query.server.ip());
+                let packet = packet.unwrap_or_else(|| pending.query.failure());
+                engine.reply(pending.device, packet);
+                engine.hang_up(*flow);
             }
-            failed |= packet.is_none() && !is_public(pending.query.server.ip());
-            let packet = packet.unwrap_or_else(|| pending.query.failure());
-            engine.reply(pending.device, packet);
             if late {
-                engine.abort(*flow)
-            } else {
-                engine.hang_up(*flow)
+                engine.abort(*flow);
             }
-            true
+            engine.received(*flow).is_none()
         });
         done.for_each(drop);
         self.current += usize::from(failed);

@@ -10,13 +10,21 @@ const ROOM: usize = 128 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Inner {
     pub(super) accepted: bool,
-    pub(super) sent: BytesMut,
-    pub(super) sent_all: bool,
+    sent: BytesMut,
+    /// Our direction has ended, and with it the interest in the other one.
+    pub(super) hung_up: bool,
+    /// The end of our direction was read.
+    end_read: bool,
     pub(super) received: BytesMut,
     pub(super) received_all: bool,
 }
 
 impl Inner {
+    /// With this to be sent.
+    pub(super) fn new(sent: BytesMut) -> Self {
+        Self { sent, ..Self::default() }
+    }
+
     pub(super) fn readable(&self) -> usize {
         if self.accepted { self.sent.len() } else { 0 }
     }
@@ -24,7 +32,14 @@ impl Inner {
     pub(super) fn read(&mut self, max: usize, into: &mut BytesMut) -> Read {
         let bytes = self.readable().min(max);
         into.extend_from_slice(&self.sent.split_to(bytes));
-        Read { bytes, fin: self.accepted && self.sent_all && self.sent.is_empty() }
+        let fin = self.accepted && self.hung_up && self.sent.is_empty();
+        self.end_read |= fin;
+        Read { bytes, fin }
+    }
+
+    /// Whether both directions have ended and whoever carries it knows.
+    pub(super) fn is_over(&self) -> bool {
+        self.end_read && self.received_all
     }
 
     pub(super) fn writable(&self) -> usize {
@@ -33,7 +48,9 @@ impl Inner {
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> usize {
         let room = self.writable().min(bytes.len());
-        self.received.extend_from_slice(&bytes[..room]);
+        if !self.hung_up {
+            self.received.extend_from_slice(&bytes[..room]);
+        }
         room
     }
 }

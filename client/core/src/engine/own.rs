@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::inner::Inner;
 use super::table::{Entry, Key, Stage};
-use super::{DeviceId, Engine, FlowEvent, FlowId};
+use super::{DeviceId, Engine, FlowEvent, FlowId, Read};
 
 /// No TUN: flows of our own belong to nobody's.
 const NOWHERE: DeviceId = DeviceId(u32::MAX);
@@ -27,8 +27,8 @@ impl Engine {
         self.last = FlowId(self.last.0 + 1);
         let (flow, device) = (self.last, NOWHERE);
         let key = Key { device, source: source.into(), destination: destination.into() };
-        let inner = Inner { sent: BytesMut::from(request), ..Inner::default() };
-        self.table.insert(Entry::new(flow, key, Stage::Inner(inner)));
+        let inner = Stage::Inner(Inner::new(BytesMut::from(request)));
+        self.table.insert(Entry::new(flow, key, inner));
         self.stats.opened += 1;
         self.events.push_back(FlowEvent::Open { flow, device, source, destination });
         Some(flow)
@@ -43,19 +43,16 @@ impl Engine {
         }
     }
 
-    /// Ends our direction of a flow of our own. What arrives from now on is of no interest.
+    /// Ends our direction of a flow of our own. What arrives from now on is of no interest. One that
+    /// is not accepted yet is reset.
     pub fn hang_up(&mut self, flow: FlowId) {
         let Some(inner) = self.inner_mut(flow) else { return };
-        inner.sent_all = true;
-        inner.received.clear();
         if !inner.accepted {
-            return self.end_inner(flow);
+            return self.reset_inner(flow);
         }
-        let over = inner.received_all;
+        inner.hung_up = true;
+        inner.received.clear();
         self.events.push_back(FlowEvent::Readable { flow });
-        if over {
-            self.end_inner(flow);
-        }
     }
 
     /// Sends a packet to the applications of a device, with the next flush.
@@ -85,18 +82,36 @@ impl Engine {
         }
     }
 
+    pub(super) fn read_inner(&mut self, flow: FlowId, max: usize, into: &mut BytesMut) -> Read {
+        let Some(inner) = self.inner_mut(flow) else { return Read { bytes: 0, fin: false } };
+        let read = inner.read(max, into);
+        if inner.is_over() {
+            self.end_inner(flow);
+        }
+        read
+    }
+
     pub(super) fn finish_inner(&mut self, flow: FlowId) {
         let Some(inner) = self.inner_mut(flow) else { return };
         inner.received_all = true;
-        if inner.sent_all && inner.sent.is_empty() {
+        if inner.is_over() {
             self.end_inner(flow);
         }
     }
 
     /// Ends a flow of our own at once. Does nothing for any other.
     pub(super) fn end_inner(&mut self, flow: FlowId) {
+        self.drop_inner(flow, |flow| FlowEvent::Closed { flow });
+    }
+
+    /// Breaks a flow of our own off. Does nothing for any other.
+    pub(super) fn reset_inner(&mut self, flow: FlowId) {
+        self.drop_inner(flow, |flow| FlowEvent::Reset { flow });
+    }
+
+    fn drop_inner(&mut self, flow: FlowId, event: fn(FlowId) -> FlowEvent) {
         if let Some(slot) = self.inner(flow).and_then(|_| self.table.slot(flow)) {
-            self.remove(slot, |flow| FlowEvent::Closed { flow });
+            self.remove(slot, event);
         }
     }
 }

@@ -12,6 +12,7 @@ use world::{
 };
 
 mod garbage;
+mod own;
 mod transfer;
 mod world;
 
