@@ -84,7 +84,8 @@ pub(super) fn ends_session(reason: &Lost) -> bool {
     }
 }
 
-/// Only a person can change this.
+/// The gateway itself refuses this client, and only a person can change that. What is said before the
+/// gateway has proved its key may be anybody's word on one network.
 pub(super) fn denied(reason: &Lost) -> bool {
     match reason {
         Lost::ClosedByPeer(code) => {
@@ -101,7 +102,11 @@ pub(super) fn denied(reason: &Lost) -> bool {
                 )
             )
         }
-        Lost::Authentication(_) | Lost::NotOurs(_) => true,
-        Lost::Reset | Lost::TimedOut | Lost::Closed | Lost::Failed(_) => false,
+        Lost::Authentication(_)
+        | Lost::NotOurs(_)
+        | Lost::Reset
+        | Lost::TimedOut
+        | Lost::Closed
+        | Lost::Failed(_) => false,
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use noq_proto::{
     ApplicationClose, ConnectionError, Dir, PathEvent, PathId, PathStatus, StreamEvent,
+    TransportErrorCode,
 };
 use rustls::pki_types::CertificateDer;
 use whimbrel_common::identity::PublicKey;
@@ -150,8 +151,11 @@ fn lost(reason: &ConnectionError) -> Lost {
         ConnectionError::Reset => Lost::Reset,
         ConnectionError::TimedOut => Lost::TimedOut,
         ConnectionError::LocallyClosed => Lost::Closed,
-        ConnectionError::TransportError(error) => tls_failure(&error.to_string()),
-        ConnectionError::ConnectionClosed(close) => tls_failure(&close.to_string()),
+        ConnectionError::TransportError(error) => failed(error.code, error.to_string()),
+        // The words of a peer who has proved nothing yet are anybody's.
+        ConnectionError::ConnectionClosed(close) => {
+            failed(close.error_code, close.error_code.to_string())
+        }
         ConnectionError::VersionMismatch => {
             Lost::NotOurs("it speaks another version of QUIC".into())
         }
@@ -159,17 +163,45 @@ fn lost(reason: &ConnectionError) -> Lost {
     }
 }
 
-/// A failed handshake ends in a TLS alert, which the engine tells in words only: RFC 8446 §6.
-fn tls_failure(text: &str) -> Lost {
-    let lower = text.to_lowercase();
-    if ["certificate", "application verification", "access denied", "decrypt"]
-        .iter()
-        .any(|word| lower.contains(word))
-    {
-        Lost::Authentication(text.to_owned())
-    } else if lower.contains("application protocol") || lower.contains("alpn") {
-        Lost::NotOurs(text.to_owned())
-    } else {
-        Lost::Failed(text.to_owned())
+/// A failed handshake ends in a TLS alert: RFC 9001 §4.8, RFC 8446 §6.
+fn failed(code: TransportErrorCode, text: String) -> Lost {
+    const BAD_CERTIFICATE: u64 = 0x100 + 42;
+    const CERTIFICATE_UNKNOWN: u64 = 0x100 + 46;
+    const UNKNOWN_CA: u64 = 0x100 + 48;
+    const ACCESS_DENIED: u64 = 0x100 + 49;
+    const DECRYPT_ERROR: u64 = 0x100 + 51;
+    const CERTIFICATE_REQUIRED: u64 = 0x100 + 116;
+    const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
+    match u64::from(code) {
+        BAD_CERTIFICATE..=CERTIFICATE_UNKNOWN
+        | UNKNOWN_CA
+        | ACCESS_DENIED
+        | DECRYPT_ERROR
+        | CERTIFICATE_REQUIRED => Lost::Authentication(text),
+        NO_APPLICATION_PROTOCOL => Lost::NotOurs("it speaks another protocol over QUIC".into()),
+        _ => Lost::Failed(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use noq_proto::{ConnectionClose, MaybeFrame, VarInt};
+
+    use super::*;
+
+    #[test]
+    fn a_peer_is_told_by_its_code_and_its_words_are_dropped() {
+        let close = |code: u32| {
+            lost(&ConnectionError::ConnectionClosed(ConnectionClose {
+                error_code: VarInt::from_u32(code).into(),
+                frame_type: MaybeFrame::None,
+                reason: b"certificate \x1b[31mhere".as_slice().into(),
+            }))
+        };
+        let handshake_failure = "the cryptographic handshake failed: error 40";
+        assert_eq!(close(0x100 + 40), Lost::Failed(handshake_failure.to_owned()));
+        let no_protocol = "it speaks another protocol over QUIC";
+        assert_eq!(close(0x100 + 120), Lost::NotOurs(no_protocol.to_owned()));
+        assert!(matches!(close(0x100 + 49), Lost::Authentication(text) if text.is_ascii()));
     }
 }
