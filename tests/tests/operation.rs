@@ -25,6 +25,7 @@ suite! {
     keystrokes_pass_bulk_that_fills_the_line,
     connections_beyond_a_limit_are_refused_and_counted,
     a_limit_of_bandwidth_is_kept,
+    every_flow_has_a_share_of_a_limited_bandwidth,
     both_daemons_tell_their_figures,
     a_trace_tells_what_happens_while_it_is_asked_for,
     daemons_with_nothing_to_do_lie_still,

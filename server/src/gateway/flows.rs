@@ -288,12 +288,9 @@ impl Gateway {
 
     /// Flows of clients that have bandwidth again wait for their turn.
     pub(super) fn wake_throttled(&mut self, now: Instant) {
-        while let Some((at, number)) = self.throttled.first().copied()
-            && at <= now
-        {
-            self.throttled.pop_first();
+        while let Some(number) = self.throttled.next_due(now) {
             if let Some(flow) = self.flows.get_mut(&number) {
-                self.turns.push(flow.client, number);
+                Self::enqueue(&mut self.turns, number, flow);
             }
         }
     }
@@ -360,9 +357,7 @@ impl Gateway {
             (Turn::Rest, _) => {}
             (Turn::Again, Some(at)) => {
                 self.figures.limits.count(limit::BANDWIDTH);
-                // It is queued there, and nowhere else.
-                flow.queued = true;
-                self.throttled.insert((at, number));
+                self.throttled.add(number, at);
             }
             (Turn::Again, None) => Self::enqueue(&mut self.turns, number, flow),
             (Turn::Over(end), _) => self.end(number, end),

@@ -95,3 +95,21 @@ pub(crate) fn a_limit_of_bandwidth_is_kept() -> Result<()> {
     ensure!(counted > Some(0.0), "{counted:?}");
     Ok(())
 }
+
+pub(crate) fn every_flow_has_a_share_of_a_limited_bandwidth() -> Result<()> {
+    let (world, _origin, _gateway, _client) =
+        stage(&[("bandwidth_per_client", "1MiB".to_owned().into())])?;
+    let to = service(ORIGIN_V4, port::SOURCE);
+    let download = |bytes: &str| world.start_program("laptop", "download", to, &["--bytes", bytes]);
+    let mut bulk = Vec::new();
+    for _ in 0..3 {
+        let endless = download("1000000000")?;
+        endless.wait_for(
+            PATIENCE,
+            |event| matches!(event, Event::Progress { bytes, .. } if *bytes > 0),
+        )?;
+        bulk.push(endless);
+    }
+    download("200000")?.succeed(PATIENCE).context("beside three endless ones")?;
+    Ok(())
+}
