@@ -9,6 +9,15 @@ echo_once() {
     ' "$1"
 }
 
+# The same by `whimbrel run`: `echo_by USER OPTION WORD`.
+echo_by() {
+    on laptop setpriv --reuid "$1" --regid "$1" --init-groups timeout 10 whimbrel run "$2" -- bash -c '
+        exec 3<>/dev/tcp/198.18.0.9/7 && echo "$0" >&3 && read -r line <&3 && [ "$line" = "$0" ]
+    ' "$3"
+}
+
+no_scopes() { [ -z "$(on laptop find /sys/fs/cgroup -name 'whimbrel-run-*')" ]; }
+
 # The origin says again what it is told.
 serve_echo() {
     ip netns exec origin systemd-socket-activate --accept --inetd --listen 198.18.0.9:7 cat \
