@@ -85,7 +85,7 @@ impl Groups {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let events = openat(&folder, "cgroup.events", flags, Mode::empty())
             .map_err(|error| unreadable(error.into()))?;
-        let news = follow(&events).map_err(unreadable)?;
+        let news = follow(&folder, &events).map_err(unreadable)?;
         if !is_populated(&events) {
             return Err("the control group has no process".to_owned());
         }
@@ -137,7 +137,8 @@ impl Groups {
 impl Group {
     /// Looks only when there is news.
     fn is_over(&self) -> bool {
-        let mut buffer = [0; 512];
+        // Several events; what does not fit is read in the next round.
+        let mut buffer = [0; 4096];
         let read = self.news.try_io(tokio::io::Interest::READABLE, |news| {
             rustix::io::read(news, &mut buffer).map_err(io::Error::from)
         });
@@ -177,11 +178,16 @@ fn check(folder: &OwnedFd, uid: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// Tells when a file of the kernel's changes.
-fn follow(events: &OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+/// Tells when processes come or go, and when a folder beside this one is taken away: whoever does
+/// that as soon as the last process has ended leaves the kernel no time to tell of the end.
+fn follow(folder: &OwnedFd, events: &OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     let news = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    let path = format!("/proc/self/fd/{}", events.as_raw_fd());
-    inotify::add_watch(&news, path, inotify::WatchFlags::MODIFY)?;
+    let path = |descriptor: &OwnedFd| format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    inotify::add_watch(&news, path(events), inotify::WatchFlags::MODIFY)?;
+    let parent = format!("{}/..", path(folder));
+    if let Err(error) = inotify::add_watch(&news, parent, inotify::WatchFlags::DELETE) {
+        debug!(%error, "The folder of a control group cannot be watched");
+    }
     watch(news)
 }
 

@@ -41,13 +41,13 @@ pub(super) fn ask(daemon: Line) -> Vec<String> {
 }
 
 fn offers(status: Option<&Status>) -> Vec<String> {
-    let carries = status.is_some_and(|status| status.capture == CaptureState::On).then(|| {
-        "start the command as it is: the daemon carries the new connections of this whole machine"
-    });
-    let leads = status.is_some_and(|status| status.cgroup_trouble.is_none()).then(|| {
+    let carries = status.is_some_and(|status| status.capture == CaptureState::On).then_some(
+        "start the command as it is: the daemon carries the new connections of this whole machine",
+    );
+    let leads = status.is_some_and(|status| status.cgroup_trouble.is_none()).then_some(
         "whimbrel run --cgroup -- COMMAND   (its new connections are carried; what cannot be, such \
-         as UDP, is not kept in)"
-    });
+         as UDP, is not kept in)",
+    );
     [carries, leads].into_iter().flatten().map(str::to_owned).collect()
 }
 
