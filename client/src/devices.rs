@@ -117,8 +117,10 @@ impl Devices {
         }
         let device = DeviceId(self.last.0 + 1);
         self.serve(device, owner, tun, pulse, now)?;
-        let guest = &self.guests[&device];
-        kept::keep(device, &guest.owner, guest.tun.as_fd(), guest.pulse.get_ref());
+        // An engine of a user's own is nobody's service.
+        if let Some(guest) = self.guests.get(&device).filter(|_| self.host.is_some()) {
+            kept::keep(device, &guest.owner, guest.tun.as_fd(), guest.pulse.get_ref());
+        }
         Ok(device)
     }
 
@@ -222,7 +224,7 @@ impl Devices {
         let over = |device: DeviceId, guest: &Guest| guest.broken || guest.stopped && idle(device);
         let parted: Vec<_> =
             self.guests.extract_if(.., |device, guest| over(*device, guest)).collect();
-        for (device, guest) in &parted {
+        for (device, guest) in parted.iter().filter(|_| self.host.is_some()) {
             kept::forget(*device, &guest.owner);
         }
         if !parted.is_empty() && self.guests.is_empty() {

@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use rustix::fs::{Mode, OFlags, open};
 
 /// What the names of our groups begin with; the number of the process follows.
@@ -80,6 +80,12 @@ fn own() -> anyhow::Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading mountinfo")?;
     let path = groups.lines().find_map(|line| line.strip_prefix("0::/"));
     let path = path.context("this kernel has no control groups (CONFIG_CGROUPS)")?;
+    if path.starts_with("..") {
+        bail!(
+            "this process is in a control group that is not seen from here: it came into this \
+             container from outside; start it within, by systemd-run for instance"
+        );
+    }
     let found = places(&mounts).map(|place| Path::new(place).join(path));
     // What is mounted may be covered by something else.
     found.into_iter().find(|folder| folder.join("cgroup.procs").exists()).context(
