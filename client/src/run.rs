@@ -6,7 +6,7 @@
 //! as they do (`attendant`).
 //!
 //! A command that keeps the host's network is *led* instead: its process gets a control group of its
-//! own (`group`), and the daemon marks the sockets that are made in it ([`crate::stamps`]).
+//! own (`group`), and the daemon marks the sockets that are made in it (`stamps`).
 //!
 //! What is in the namespace:
 //! - `lo` and the TUN, to which every other route leads: nothing can go around it;
