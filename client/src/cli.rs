@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 use tracing::warn;
+use whimbrel_client_core::plan::Way;
 use whimbrel_common::config::{ClientConfig, ConfigError, InterfaceName};
 use whimbrel_common::units::{Period, UnitError};
 use whimbrel_host::output::{line, remark};
@@ -99,8 +100,15 @@ fn up(layout: Layout, purpose: Purpose) -> anyhow::Result<()> {
 
 fn run(args: Run) -> anyhow::Result<()> {
     let config = args.place.config.map(|config| Layout::for_config(Some(config), Role::Client));
-    let attend = |layout| up(layout, Purpose::Runs { ready: crate::run::ready });
-    match crate::run::run(config, &args.command, attend)? {}
+    let way = match (args.exclude, args.cgroup) {
+        (true, _) => Way::Direct,
+        (false, true) => Way::Carried,
+        (false, false) => {
+            let attend = |layout| up(layout, Purpose::Runs { ready: crate::run::ready });
+            match crate::run::run(config, &args.command, attend)? {}
+        }
+    };
+    match crate::run::lead(config, way, &args.command)? {}
 }
 
 #[derive(Parser, Debug)]
@@ -122,7 +130,7 @@ enum Command {
     Join(Join),
     /// Run the daemon in the foreground (systemd runs this)
     Up(Place),
-    /// Run a command with its TCP carried, without root
+    /// Run a command with its TCP carried, or around the capture, without root
     Run(Run),
     /// Show what the daemon does
     Status(Status),
@@ -174,6 +182,12 @@ struct Join {
 struct Run {
     #[command(flatten)]
     place: Place,
+    /// Let its new connections go direct, around the daemon of this host
+    #[arg(long)]
+    exclude: bool,
+    /// Carry its new connections by its control group, where it cannot have a network of its own
+    #[arg(long, conflicts_with = "exclude")]
+    cgroup: bool,
     /// The command and its arguments; its exit code is passed on
     #[arg(
         required = true,

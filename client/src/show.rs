@@ -6,7 +6,7 @@ mod tests;
 use whimbrel_host::output::{Palette, Tone, bytes, date, seconds, table};
 
 use crate::report::{
-    CaptureState, DatagramState, Event, FlowReport, MoveRecord, PathReport, RunReport,
+    CaptureState, DatagramState, Event, FlowReport, MoveRecord, PathReport, RunReport, RunWay,
     SessionState, Status,
 };
 
@@ -30,11 +30,15 @@ fn runs(runs: &[RunReport]) -> String {
     let row = |run: &RunReport| {
         let process = run.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let state = if run.ended { "ended" } else { "runs" };
-        let (flows, age) = (run.flows.to_string(), seconds(run.age_s));
-        [run.command.clone(), process, run.uid.to_string(), state.to_owned(), flows, age]
+        let flows = match run.way {
+            RunWay::Namespace => run.flows.to_string(),
+            RunWay::Cgroup | RunWay::Direct => "-".to_owned(),
+        };
+        let (user, way, age) = (run.uid.to_string(), run.way.to_string(), seconds(run.age_s));
+        [run.command.clone(), process, user, way, state.to_owned(), flows, age]
     };
-    let rows: Vec<[String; 6]> = runs.iter().map(row).collect();
-    table(["COMMAND", "PROCESS", "USER", "STATE", "FLOWS", "AGE"], &rows)
+    let rows: Vec<[String; 7]> = runs.iter().map(row).collect();
+    table(["COMMAND", "PROCESS", "USER", "BY", "STATE", "FLOWS", "AGE"], &rows)
 }
 
 /// Everything about the daemon but its paths: what is wrong first, and what to do about it.

@@ -127,7 +127,8 @@ boot() {
             exec systemd-nspawn --quiet --directory="$1/root" --machine="$0" --register=no \
                 --keep-unit --boot --console=read-only --resolv-conf=off --timezone=off \
                 --link-journal=no --network-namespace-path="/run/netns/$0" \
-                --bind="$1/tun:/dev/net/tun" --capability=CAP_NET_ADMIN,CAP_NET_RAW
+                --bind="$1/tun:/dev/net/tun" --capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_BPF \
+                --system-call-filter=bpf
         ' "$system" "$home"
     ) >"$home/console" 2>&1 </dev/null &
     echo $! >"$home/nspawn"

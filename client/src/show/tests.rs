@@ -92,6 +92,7 @@ fn status_reads_well() {
         uptime_s: 7384,
         trouble: None,
         runs: Vec::new(),
+        cgroup_trouble: None,
         trouble_kind: None,
         sleep: None,
     };
@@ -128,6 +129,7 @@ fn trouble_is_told() {
         uptime_s: 5,
         trouble: Some("no network".to_owned()),
         runs: Vec::new(),
+        cgroup_trouble: None,
         trouble_kind: None,
         sleep: None,
     };
@@ -187,7 +189,7 @@ fn events_are_one_line_each() {
 
 #[test]
 fn wrapped_commands_are_listed() {
-    let run = |command: &str, pid, flows, ended| RunReport {
+    let run = |command: &str, pid, flows, ended, way| RunReport {
         device: 1,
         command: command.to_owned(),
         pid,
@@ -195,12 +197,18 @@ fn wrapped_commands_are_listed() {
         flows,
         age_s: 90,
         ended,
+        way,
     };
     assert_eq!(
-        runs(&[run("ssh", Some(4711), 1, false), run("curl", None, 2, true)]),
+        runs(&[
+            run("ssh", Some(4711), 1, false, RunWay::Namespace),
+            run("curl", None, 2, true, RunWay::Namespace),
+            run("git", Some(4712), 0, false, RunWay::Direct),
+        ]),
         "\
-COMMAND  PROCESS  USER  STATE  FLOWS  AGE
-ssh      4711     1000  runs   1      1m 30s
-curl     -        1000  ended  2      1m 30s"
+COMMAND  PROCESS  USER  BY         STATE  FLOWS  AGE
+ssh      4711     1000  namespace  runs   1      1m 30s
+curl     -        1000  namespace  ended  2      1m 30s
+git      4712     1000  direct     runs   -      1m 30s"
     );
 }

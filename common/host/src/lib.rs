@@ -5,6 +5,7 @@ pub mod addresses;
 pub mod control;
 pub mod exit;
 pub mod files;
+pub mod keeping;
 pub mod layout;
 pub mod logging;
 pub mod metrics;
