@@ -17,7 +17,7 @@ for unit in whimbrel-gateway.socket whimbrel-gateway.service whimbrel.service; d
 done
 
 step "what the units may do, as systemd sees it"
-for limit in vps:whimbrel-gateway.service:15 laptop:whimbrel.service:21; do
+for limit in vps:whimbrel-gateway.service:15 laptop:whimbrel.service:20; do
     IFS=: read -r system unit most <<<"$limit"
     exposed=$(exposure "$system" "$unit")
     echo "$unit: exposure ${exposed%?}.${exposed: -1}"
