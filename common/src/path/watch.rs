@@ -351,10 +351,11 @@ impl Paths {
                 self.probe(active, now);
             }
         }
-        for path in self.open_paths() {
-            if self.keep_alive_at(path).is_some_and(|at| now >= at) {
-                self.probe(path, now);
-            }
+        let due: Vec<_> = self.open_paths().into_iter().filter_map(|path| self.due(path)).collect();
+        // One wake-up for all: a path that is due soon is probed with the one that is due.
+        let soon = now + self.config.keep_alive / 4;
+        if due.iter().any(|(_, at)| *at <= now) {
+            due.iter().filter(|(_, at)| *at <= soon).for_each(|(path, _)| self.probe(*path, now));
         }
     }
 
@@ -369,6 +370,10 @@ impl Paths {
         let last = last.max(link.last_answer().unwrap_or(last));
         let last = last.max(link.evidence.last_receive.unwrap_or(last));
         Some(last + self.config.compare_after(&link.evidence, false))
+    }
+
+    fn due(&self, path: PathKey) -> Option<(PathKey, Instant)> {
+        self.keep_alive_at(path).map(|at| (path, at))
     }
 
     /// The gateway sends none: only packets from the client's side keep a mapping of its NAT.
