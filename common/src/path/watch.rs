@@ -351,11 +351,15 @@ impl Paths {
                 self.probe(active, now);
             }
         }
-        let due: Vec<_> = self.open_paths().into_iter().filter_map(|path| self.due(path)).collect();
+        if !self.links.keys().any(|path| self.is_due(*path, now)) {
+            return;
+        }
         // One wake-up for all: a path that is due soon is probed with the one that is due.
         let soon = now + self.config.keep_alive / 4;
-        if due.iter().any(|(_, at)| *at <= now) {
-            due.iter().filter(|(_, at)| *at <= soon).for_each(|(path, _)| self.probe(*path, now));
+        for path in self.open_paths() {
+            if self.is_due(path, soon) {
+                self.probe(path, now);
+            }
         }
     }
 
@@ -372,8 +376,8 @@ impl Paths {
         Some(last + self.config.compare_after(&link.evidence, false))
     }
 
-    fn due(&self, path: PathKey) -> Option<(PathKey, Instant)> {
-        self.keep_alive_at(path).map(|at| (path, at))
+    fn is_due(&self, path: PathKey, by: Instant) -> bool {
+        self.keep_alive_at(path).is_some_and(|at| at <= by)
     }
 
     /// The gateway sends none: only packets from the client's side keep a mapping of its NAT.
