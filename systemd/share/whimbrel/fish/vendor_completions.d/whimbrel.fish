@@ -28,7 +28,7 @@ complete -c whimbrel -n "__fish_whimbrel_needs_command" -s h -l help -d 'Print h
 complete -c whimbrel -n "__fish_whimbrel_needs_command" -s V -l version -d 'Print version'
 complete -c whimbrel -n "__fish_whimbrel_needs_command" -f -a "join" -d 'Become a client of a gateway, with the invite its owner sent'
 complete -c whimbrel -n "__fish_whimbrel_needs_command" -f -a "up" -d 'Run the daemon in the foreground (systemd runs this)'
-complete -c whimbrel -n "__fish_whimbrel_needs_command" -f -a "run" -d 'Run a command with its TCP carried, without root'
+complete -c whimbrel -n "__fish_whimbrel_needs_command" -f -a "run" -d 'Run a command with its TCP carried, or around the capture, without root'
 complete -c whimbrel -n "__fish_whimbrel_needs_command" -f -a "status" -d 'Show what the daemon does'
 complete -c whimbrel -n "__fish_whimbrel_needs_command" -f -a "paths" -d 'List the paths to the gateway'
 complete -c whimbrel -n "__fish_whimbrel_needs_command" -f -a "flows" -d 'List the connections that are carried'
@@ -48,6 +48,8 @@ complete -c whimbrel -n "__fish_whimbrel_using_subcommand join" -s h -l help -d 
 complete -c whimbrel -n "__fish_whimbrel_using_subcommand up" -l config -d 'Use this configuration file, with key, state and control socket beside it' -r -F
 complete -c whimbrel -n "__fish_whimbrel_using_subcommand up" -s h -l help -d 'Print help'
 complete -c whimbrel -n "__fish_whimbrel_using_subcommand run" -l config -d 'Use this configuration file, with key, state and control socket beside it' -r -F
+complete -c whimbrel -n "__fish_whimbrel_using_subcommand run" -l exclude -d 'Let its new connections go direct, around the daemon of this host'
+complete -c whimbrel -n "__fish_whimbrel_using_subcommand run" -l cgroup -d 'Carry its new connections by its control group, where it cannot have a network of its own'
 complete -c whimbrel -n "__fish_whimbrel_using_subcommand run" -s h -l help -d 'Print help'
 complete -c whimbrel -n "__fish_whimbrel_using_subcommand status" -l config -d 'Use this configuration file, with key, state and control socket beside it' -r -F
 complete -c whimbrel -n "__fish_whimbrel_using_subcommand status" -l json -d 'Print a JSON document'
@@ -87,7 +89,7 @@ complete -c whimbrel -n "__fish_whimbrel_using_subcommand bugreport" -s h -l hel
 complete -c whimbrel -n "__fish_whimbrel_using_subcommand demo" -s h -l help -d 'Print help'
 complete -c whimbrel -n "__fish_whimbrel_using_subcommand help; and not __fish_seen_subcommand_from join up run status paths flows events metrics trace move pause resume check doctor bugreport demo help" -f -a "join" -d 'Become a client of a gateway, with the invite its owner sent'
 complete -c whimbrel -n "__fish_whimbrel_using_subcommand help; and not __fish_seen_subcommand_from join up run status paths flows events metrics trace move pause resume check doctor bugreport demo help" -f -a "up" -d 'Run the daemon in the foreground (systemd runs this)'
-complete -c whimbrel -n "__fish_whimbrel_using_subcommand help; and not __fish_seen_subcommand_from join up run status paths flows events metrics trace move pause resume check doctor bugreport demo help" -f -a "run" -d 'Run a command with its TCP carried, without root'
+complete -c whimbrel -n "__fish_whimbrel_using_subcommand help; and not __fish_seen_subcommand_from join up run status paths flows events metrics trace move pause resume check doctor bugreport demo help" -f -a "run" -d 'Run a command with its TCP carried, or around the capture, without root'
 complete -c whimbrel -n "__fish_whimbrel_using_subcommand help; and not __fish_seen_subcommand_from join up run status paths flows events metrics trace move pause resume check doctor bugreport demo help" -f -a "status" -d 'Show what the daemon does'
 complete -c whimbrel -n "__fish_whimbrel_using_subcommand help; and not __fish_seen_subcommand_from join up run status paths flows events metrics trace move pause resume check doctor bugreport demo help" -f -a "paths" -d 'List the paths to the gateway'
 complete -c whimbrel -n "__fish_whimbrel_using_subcommand help; and not __fish_seen_subcommand_from join up run status paths flows events metrics trace move pause resume check doctor bugreport demo help" -f -a "flows" -d 'List the connections that are carried'
