@@ -21,7 +21,7 @@ use whimbrel_common::path::PathKey;
 use whimbrel_host::control::{ControlServer, Request, Responder};
 use whimbrel_host::metrics::MetricsServer;
 use whimbrel_host::service::{self, Order, Orders, Watchdog};
-use whimbrel_host::{Layout, keeping};
+use whimbrel_host::{Alarm, Layout, keeping};
 
 use crate::capture::Capture;
 use crate::client::Client;
@@ -147,6 +147,7 @@ async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
         portals,
         ready: false,
         watchdog: Watchdog::new(now),
+        alarm: Alarm::new().context("cannot make a timer")?,
         layout,
         reread,
         config,
@@ -234,6 +235,7 @@ struct Daemon {
     /// The service manager has been told that new connections are captured.
     ready: bool,
     watchdog: Watchdog,
+    alarm: Alarm,
     layout: Layout,
     reread: fn(&Layout) -> anyhow::Result<ClientConfig>,
     config: ClientConfig,
@@ -376,14 +378,8 @@ impl Daemon {
             self.end(),
         ];
         let deadline = if busy { Some(now) } else { deadlines.into_iter().flatten().min() };
-        let sleep = async {
-            match deadline {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        let Self { devices, groups, pending, .. } = &*self;
-        let tunnel = &self.client.tunnel;
+        let Self { client, devices, groups, pending, alarm, .. } = self;
+        let tunnel = &client.tunnel;
         let io = poll_fn(|cx| {
             let packets = devices.poll_readable(cx) | groups.poll_news(cx);
             let datagrams = tunnel.uplinks.poll_readable(cx);
@@ -404,7 +400,7 @@ impl Daemon {
             Some(outcome) = inbox.resolutions.recv() => Wake::Resolved(outcome),
             (request, responder) = control.next() => Wake::Request(request, responder),
             () = io => Wake::Io,
-            () = sleep => Wake::Io,
+            () = alarm.wait(deadline) => Wake::Io,
         }
     }
 

@@ -338,6 +338,8 @@ pub enum EventKind {
     Offline,
     /// The gateway refuses us, for instance after `revoke`.
     Refused,
+    /// A limit of the gateway holds this client back.
+    Limited,
     /// A link came.
     LinkUp,
     /// A link went.
@@ -404,6 +406,7 @@ named!(EventKind {
     Parked => "parked",
     Offline => "offline",
     Refused => "refused",
+    Limited => "limited",
     LinkUp => "link-up",
     LinkDown => "link-down",
     Captive => "captive",

@@ -454,6 +454,7 @@ impl Gateway {
             | Control::Holding { .. }
             | Control::Park
             | Control::Over(_)
+            | Control::Limited(_)
             | Control::Attached { .. }
             | Control::Enrolled { .. }
             | Control::Denied { .. } => self.deny(connection, Denial::Protocol, now),

@@ -2,6 +2,7 @@
 //! socket, logging, exit codes.
 
 pub mod addresses;
+pub mod alarm;
 pub mod control;
 pub mod exit;
 pub mod files;
@@ -14,4 +15,5 @@ pub mod output;
 pub mod random;
 pub mod service;
 
+pub use alarm::Alarm;
 pub use layout::{Layout, Role};

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use whimbrel_common::config::{ClientConfig, GatewayConfig};
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::invite::{Invite, Token};
-use whimbrel_common::wire::{self, Control, FlowAnswer, FlowHeader, SessionId, Taken, WireFlow};
+use whimbrel_common::wire::{self, Control, FlowAnswer, FlowHeader, Limit, SessionId, Taken, WireFlow};
 
 type Seeds = Vec<Vec<u8>>;
 
@@ -84,6 +84,7 @@ fn frames() -> Seeds {
         Control::Holding { flows: vec![WireFlow(1), WireFlow(300)], last: true },
         Control::Park,
         Control::Over(vec![WireFlow(1), WireFlow(300)]),
+        Control::Limited(Limit::Buffered),
         Control::Taken(vec![Taken {
             flow: WireFlow(1),
             offset: 70_000,
