@@ -1,6 +1,7 @@
 //! `/etc/resolv.conf`, where no service of the host manages names: its servers are replaced by ours,
-//! and what was there before is kept beside the daemon's state.
+//! and what was there before is kept in a folder of whoever writes it.
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr};
@@ -33,6 +34,38 @@ impl SettingsFile {
         Self { place: PLACE.into(), before: state.join("resolv.conf.before") }
     }
 
+    /// Another one than the host's.
+    #[cfg(test)]
+    pub(super) fn at(place: PathBuf, before: PathBuf) -> Self {
+        Self { place, before }
+    }
+
+    /// Where it is.
+    pub(super) fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// Its name in its folder.
+    pub(super) fn name(&self) -> &OsStr {
+        self.place.file_name().unwrap_or_default()
+    }
+
+    /// What it says; nothing if there is none.
+    ///
+    /// # Errors
+    /// A sentence about what to do.
+    pub(super) fn read(&self) -> Result<String, String> {
+        read(&self.place).map_err(|error| self.explain(&error))
+    }
+
+    /// Whether `server` is among those that programs ask.
+    ///
+    /// # Errors
+    /// A sentence about what to do.
+    pub(super) fn names(&self, server: Ipv4Addr) -> Result<bool, String> {
+        Ok(nameservers::parse(&self.read()?).contains(&IpAddr::V4(server)))
+    }
+
     /// Whether programs ask systemd-resolved.
     pub(super) fn leads_to_resolved(&self) -> bool {
         let text = fs::read_to_string(&self.place).unwrap_or_default();
@@ -50,8 +83,8 @@ impl SettingsFile {
     /// # Errors
     /// A sentence about what to do.
     pub(super) fn put(&self, server: Ipv4Addr) -> Result<bool, String> {
-        let text = read(&self.place).map_err(|error| self.explain(&error))?;
-        if text.starts_with(MARK) {
+        let text = self.read()?;
+        if is_ours(&text) {
             return Ok(false);
         }
         let before = match fs::read_link(&self.place) {
@@ -69,9 +102,9 @@ impl SettingsFile {
     /// # Errors
     /// A sentence about what to do.
     pub(crate) fn restore(&self) -> Result<bool, String> {
-        let text = read(&self.place).map_err(|error| self.explain(&error))?;
+        let text = self.read()?;
         let before = read(&self.before).unwrap_or_default();
-        let ours = text.starts_with(MARK);
+        let ours = is_ours(&text);
         if ours {
             let restored = match (before.strip_prefix(LINK), before.strip_prefix(TEXT)) {
                 (Some(target), _) => self.link(Path::new(target.trim_end())),
@@ -116,13 +149,18 @@ impl SettingsFile {
         let denied = [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem];
         if denied.contains(&error.kind()) {
             format!(
-                "{place} cannot be written by this user: use systemd-resolved, run the daemon as \
-                 root, or write dns = \"direct\" under [capture]"
+                "{place} cannot be written by this user: start whimbrel-names.socket, use \
+                 systemd-resolved, run the daemon as root, or write dns = \"direct\" under [capture]"
             )
         } else {
             format!("{place}: {error}")
         }
     }
+}
+
+/// Whether we wrote it.
+pub(super) fn is_ours(text: &str) -> bool {
+    text.starts_with(MARK)
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -150,7 +188,7 @@ mod tests {
     const TEXT: &str = "search lan\nnameserver 192.168.1.1\noptions edns0\n";
 
     fn settings(folder: &Path) -> SettingsFile {
-        SettingsFile { place: folder.join("resolv.conf"), before: folder.join("before") }
+        SettingsFile::at(folder.join("resolv.conf"), folder.join("before"))
     }
 
     #[test]
