@@ -66,16 +66,11 @@ impl SettingsFile {
         Ok(nameservers::parse(&self.read()?).contains(&IpAddr::V4(server)))
     }
 
-    /// Whether programs ask systemd-resolved.
+    /// Whether programs ask systemd-resolved, before others if there are any.
     pub(super) fn leads_to_resolved(&self) -> bool {
         let text = fs::read_to_string(&self.place).unwrap_or_default();
-        let stub = |server: &IpAddr| {
-            [Ipv4Addr::new(127, 0, 0, 53), Ipv4Addr::new(127, 0, 0, 54)].contains(&match server {
-                IpAddr::V4(v4) => *v4,
-                IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
-            })
-        };
-        nameservers::parse(&text).iter().any(stub)
+        let stubs = [Ipv4Addr::new(127, 0, 0, 53), Ipv4Addr::new(127, 0, 0, 54)].map(IpAddr::V4);
+        nameservers::parse(&text).first().is_some_and(|first| stubs.contains(first))
     }
 
     /// Makes `server` the only one. Whether that changed anything.
@@ -204,6 +199,18 @@ mod tests {
         assert!(file.restore().unwrap());
         assert_eq!(fs::read_to_string(&file.place).unwrap(), TEXT);
         assert!(!file.restore().unwrap() && !file.before.exists());
+    }
+
+    #[test]
+    fn who_is_asked_first_decides_whether_resolved_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = settings(folder.path());
+        assert!(!file.leads_to_resolved(), "there is no file");
+        fs::write(&file.place, "nameserver 127.0.0.53\noptions edns0 trust-ad\n").unwrap();
+        assert!(file.leads_to_resolved());
+        // What was left behind by one that was removed.
+        fs::write(&file.place, "nameserver 192.168.1.1\nnameserver 127.0.0.53\n").unwrap();
+        assert!(!file.leads_to_resolved());
     }
 
     #[test]
