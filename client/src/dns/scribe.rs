@@ -144,7 +144,8 @@ impl Scribe {
             // What is not there is not written to.
             let _ = inotify::add_watch(&watch, path, folder);
         }
-        let _ = inotify::add_watch(&watch, place, WatchFlags::CLOSE_WRITE | WatchFlags::DELETE_SELF);
+        let _ =
+            inotify::add_watch(&watch, place, WatchFlags::CLOSE_WRITE | WatchFlags::DELETE_SELF);
         self.watch = Some(watch);
     }
 }
