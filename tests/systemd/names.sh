@@ -15,9 +15,10 @@ names_lead() { [ "$(found)" = "$1" ]; }
 # Names are asked of the gateway, and `status` says who leads them there: `expect_led BY WHEN`.
 expect_led() {
     within 15 "names do not lead to the gateway: $2" names_lead "$at_gateway"
-    on laptop whimbrel status --json | grep -F "\"by\": \"$1\"" >/dev/null ||
-        fail "$1 does not lead names: $2; $(on laptop whimbrel status --json | grep -A4 '"names"')"
+    within 5 "$1 does not lead names: $2" led_by "$1"
 }
+
+led_by() { on laptop whimbrel status --json | grep -F "\"by\": \"$1\""; }
 
 expect_home() { within "${2-3}" "names are not asked as before: $1" names_lead "$at_home"; }
 

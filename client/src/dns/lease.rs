@@ -91,7 +91,10 @@ impl Lease {
         let silent = "whimbrel-names.service does not answer: see `journalctl -u whimbrel-names`";
         let answer = outcome.map_err(|_| silent.to_owned())?;
         let answer = answer.map_err(|error: io::Error| format!("{silent} ({error})"))?;
-        answer.strip_prefix(FAILED).map_or(Ok(answer.clone()), |trouble| Err(trouble.to_owned()))
+        match answer.strip_prefix(FAILED) {
+            Some(trouble) => Err(trouble.to_owned()),
+            None => Ok(answer),
+        }
     }
 }
 
