@@ -84,7 +84,6 @@ pub(crate) async fn follow(
     done: oneshot::Sender<()>,
 ) {
     let mut settings = Settings::new(place);
-    settings.mend().await;
     let mut pause = RETRY.0;
     'wish: loop {
         let wish = *wishes.borrow_and_update();
@@ -122,6 +121,24 @@ pub(crate) async fn follow(
     let _ = done.send(());
 }
 
+/// Gives back what a daemon before this one left, or a power cut: the gateway's own name could not be
+/// looked up. `state` is the folder of [`Place`].
+pub(crate) async fn mend(state: &Path) {
+    let mut scribe = Scribe::new(state, NAMESERVER);
+    if !scribe.file().names(NAMESERVER).unwrap_or_default() {
+        return;
+    }
+    let mended = match lease().await {
+        Ok(Some(lease)) => lease.give_back().await.map(drop),
+        Ok(None) => scribe.restore().await.map(drop),
+        Err(trouble) => Err(trouble),
+    };
+    match mended {
+        Ok(()) => info!("Settings that were left behind are as before"),
+        Err(trouble) => warn!(trouble, "The host's DNS settings were left behind"),
+    }
+}
+
 /// The host's settings, and what of them is ours.
 struct Settings {
     place: Place,
@@ -144,24 +161,6 @@ impl Settings {
     fn new(place: Place) -> Self {
         let scribe = Scribe::new(&place.state, NAMESERVER);
         Self { place, scribe, ours: None, told: None }
-    }
-
-    /// Gives back what a daemon before this one left, or a power cut. The gateway's own name could
-    /// not be looked up.
-    async fn mend(&mut self) {
-        let left = self.scribe.file().names(NAMESERVER).unwrap_or_default();
-        if !left {
-            return;
-        }
-        let mended = match lease().await {
-            Ok(Some(lease)) => lease.give_back().await.map(|()| true),
-            Ok(None) => self.scribe.restore().await,
-            Err(trouble) => Err(trouble),
-        };
-        match mended {
-            Ok(_) => info!("Settings that were left behind are as before"),
-            Err(trouble) => warn!(trouble, "The host's DNS settings were left behind"),
-        }
     }
 
     async fn satisfy(&mut self, through: bool) -> NamesReport {

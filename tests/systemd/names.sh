@@ -138,6 +138,18 @@ expect_led /etc/resolv.conf "after the last of them"
 stop_client
 [ "$(on laptop cat /etc/resolv.conf)" = "nameserver 198.51.100.1" ] || fail "not what was written last"
 
+start_client
+expect_led /etc/resolv.conf "before a power cut"
+on laptop cp -a /etc/resolv.conf /var/lib/whimbrel-names/resolv.conf.before /root/
+stop_client
+on laptop mv /root/resolv.conf /etc/
+on laptop mv /root/resolv.conf.before /var/lib/whimbrel-names/
+start_client
+expect_log laptop whimbrel.service "Settings that were left behind are as before"
+expect_led /etc/resolv.conf "after a power cut"
+stop_client
+[ "$(on laptop cat /etc/resolv.conf)" = "nameserver 198.51.100.1" ] || fail "not what was there before"
+
 step "systemd-resolved"
 install_other systemd-resolved
 # The bus did not know its user yet when it was started.

@@ -2,8 +2,8 @@
 //! and what was there before is kept in a folder of whoever writes it.
 
 use std::ffi::OsStr;
-use std::fs::{self, Permissions};
-use std::io::{self, ErrorKind};
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -118,9 +118,7 @@ impl SettingsFile {
     /// written to.
     fn write(&self, text: &str) -> io::Result<()> {
         let fresh = self.place.with_extension("conf.whimbrel");
-        let replaced = fs::write(&fresh, text)
-            .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(0o644)))
-            .and_then(|()| fs::rename(&fresh, &self.place));
+        let replaced = fill(&fresh, text).and_then(|()| fs::rename(&fresh, &self.place));
         if replaced.is_ok() {
             return Ok(());
         }
@@ -151,6 +149,14 @@ impl SettingsFile {
             format!("{place}: {error}")
         }
     }
+}
+
+/// Writes a new file, which is there after a power cut too.
+fn fill(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 /// Whether we wrote it.

@@ -5,7 +5,10 @@
 //! connection, and the settings are as before. The service takes one octet at a time and nothing
 //! else: whoever has taken the daemon over can lead names to the TUN, and nowhere else.
 
-use std::io;
+use std::io::{
+    self,
+    ErrorKind::{NotFound, PermissionDenied},
+};
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,14 +49,14 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Connects to the service, if this host has it.
+    /// Connects to the service, if this host has it for us.
     ///
     /// # Errors
     /// It is there, and out of reach.
     pub(super) async fn open(socket: &Path) -> Result<Option<Self>, String> {
         match UnixStream::connect(socket).await {
             Ok(stream) => Ok(Some(Self { answers: BufReader::new(stream).lines() })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if [NotFound, PermissionDenied].contains(&error.kind()) => Ok(None),
             Err(error) => Err(format!(
                 "whimbrel-names.socket cannot be used ({error}): run `systemctl restart \
                  whimbrel-names.socket`"
