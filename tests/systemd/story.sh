@@ -19,7 +19,7 @@ done
 
 step "what the units may do, as systemd sees it"
 for limit in vps:whimbrel-gateway.service:15 laptop:whimbrel.service:20 \
-    laptop:whimbrel-names.service:30; do
+    laptop:whimbrel-names.service:20; do
     IFS=: read -r system unit most <<<"$limit"
     exposed=$(exposure "$system" "$unit")
     echo "$unit: exposure ${exposed%?}.${exposed: -1}"
