@@ -160,7 +160,7 @@ enum Command {
     Cleanup(Place),
     /// Lead this host's names to the gateway for as long as a daemon wants it (systemd runs this)
     #[command(hide = true)]
-    Names(Names),
+    LeadNames(LeadNames),
     /// Show the whole story on one machine: no root, no set-up
     Demo(Demo),
 }
@@ -278,7 +278,7 @@ struct Trace {
 }
 
 #[derive(Args, Debug)]
-struct Names {
+struct LeadNames {
     /// Only restore what one that was killed left behind
     #[arg(long)]
     restore: bool,
@@ -330,7 +330,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             bugreport::bugreport(&layout, read_config, args.output, args.addresses)
         }
         Command::Cleanup(place) => cleanup(&place.layout()),
-        Command::Names(args) => names::names(args.restore),
+        Command::LeadNames(args) => names::names(args.restore),
         Command::Demo(args) => demo::demo(args.command),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -15,7 +15,7 @@ use crate::dns::lease;
 use crate::dns::scribe::{SERVICE_STATE, Scribe, service_state};
 use crate::run::NAMESERVER;
 
-/// `whimbrel names`: serves the socket that is the standard input.
+/// `whimbrel lead-names`: serves the socket that is the standard input.
 pub(super) fn names(restore: bool) -> anyhow::Result<()> {
     logging::init(LevelFilter::INFO)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -22,6 +22,12 @@ use super::resolvconf::{Resolvconf, leads};
 /// A watch that cannot be kept is replaced by a look as often as this.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// Scripts write a few lines one after the other, each within a millisecond or so.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// So many moments at most: who writes for longer is interrupted.
+const SETTLING: u32 = 10;
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Scribe {
@@ -55,7 +61,7 @@ impl Scribe {
         // First, so that nothing is missed.
         self.arm();
         if let Some(resolvconf) = Resolvconf::find(self.file.place()) {
-            let text = self.file.read()?;
+            let text = self.settled().await?;
             if leads(&text, self.server) && text.contains(&self.server.to_string()) {
                 return Ok(resolvconf.name());
             }
@@ -67,6 +73,7 @@ impl Scribe {
             debug!("resolvconf was told and the settings do not change");
             resolvconf.delete().await?;
         }
+        self.settled().await?;
         if self.file.put(self.server)? {
             info!(by = "/etc/resolv.conf", "Settings lead to the gateway");
         }
@@ -117,6 +124,23 @@ impl Scribe {
             }
             return;
         }
+    }
+
+    /// What the file says once nobody is writing it any more: what is half written would be lost, or
+    /// given back as half of it later.
+    async fn settled(&self) -> Result<String, String> {
+        let mut text = self.file.read()?;
+        for _ in 0..SETTLING {
+            if file::is_ours(&text) {
+                break;
+            }
+            tokio::time::sleep(MOMENT).await;
+            let later = self.file.read()?;
+            if std::mem::replace(&mut text, later) == text && !text.is_empty() {
+                break;
+            }
+        }
+        Ok(text)
     }
 
     fn is_ours(&self) -> bool {
