@@ -6,8 +6,8 @@ mod tests;
 use whimbrel_host::output::{Palette, Tone, bytes, date, seconds, table};
 
 use crate::report::{
-    CaptureState, DatagramState, Event, FlowReport, MoveRecord, NamesReport, NamesState, PathReport,
-    RunReport, RunWay, SessionState, Status,
+    CaptureState, DatagramState, Event, FlowReport, MoveRecord, NamesReport, NamesState,
+    PathReport, RunReport, RunWay, SessionState, Status,
 };
 
 /// `whimbrel status`.
