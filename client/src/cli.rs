@@ -3,6 +3,7 @@
 mod ask;
 mod demo;
 mod join;
+mod names;
 mod trace;
 
 #[cfg(test)]
@@ -15,7 +16,6 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
-use tracing::warn;
 use whimbrel_client_core::plan::Way;
 use whimbrel_common::config::{ClientConfig, ConfigError, InterfaceName};
 use whimbrel_common::units::{Period, UnitError};
@@ -24,7 +24,6 @@ use whimbrel_host::{Layout, Role, exit, files, logging};
 
 pub use crate::daemon::{Launch, Purpose};
 
-use crate::dns::file::SettingsFile;
 use crate::host::{Host, HostError};
 use crate::tun::TunError;
 use crate::watch;
@@ -159,6 +158,9 @@ enum Command {
     /// Remove rules and routes that a killed daemon left behind
     #[command(hide = true)]
     Cleanup(Place),
+    /// Lead this host's names to the gateway for as long as a daemon wants it (systemd runs this)
+    #[command(hide = true)]
+    LeadNames(LeadNames),
     /// Show the whole story on one machine: no root, no set-up
     Demo(Demo),
 }
@@ -276,6 +278,13 @@ struct Trace {
 }
 
 #[derive(Args, Debug)]
+struct LeadNames {
+    /// Only restore what one that was killed left behind
+    #[arg(long)]
+    restore: bool,
+}
+
+#[derive(Args, Debug)]
 struct Demo {
     /// A command to run inside the demo while its networks keep changing
     #[arg(last = true, value_name = "CMD")]
@@ -321,6 +330,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             bugreport::bugreport(&layout, read_config, args.output, args.addresses)
         }
         Command::Cleanup(place) => cleanup(&place.layout()),
+        Command::LeadNames(args) => names::names(args.restore),
         Command::Demo(args) => demo::demo(args.command),
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -367,15 +377,11 @@ fn is_missing(path: &Path) -> bool {
 
 fn cleanup(layout: &Layout) -> anyhow::Result<()> {
     logging::init(LevelFilter::WARN)?;
-    match SettingsFile::new(&layout.state).restore() {
-        Ok(true) => line("Restored /etc/resolv.conf."),
-        Ok(false) => {}
-        Err(trouble) => warn!(trouble, "The host's DNS settings stay behind"),
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start")?;
+    runtime.block_on(names::restore(layout));
     let removed = runtime
         .block_on(async { Host::open()?.remove().await })
         .context("cannot remove Whimbrel's rules and routes; run this as root")?;

@@ -258,7 +258,10 @@ impl Client {
             News::Over(flows) => self.over(&flows),
             News::Limited(limit) => self.limited(limit),
             News::Replay { silent_since } => self.replay(silent_since),
-            News::Moved { step, from, to } => self.moved(&step, from, to),
+            News::Moved { step, from, to } => {
+                self.moved(&step, from, to);
+                self.ask_again(now);
+            }
             News::Path { link, from, to } => {
                 self.journal.path(&link, from, to);
             }
@@ -329,6 +332,7 @@ impl Client {
         } else if self.tunnel.connection().is_some() {
             self.detached_since = None;
             self.given_up = false;
+            self.ask_again(now);
             info!("The gateway is in reach again");
             self.journal.tell(EventKind::Attached, "the gateway is in reach again");
         }

@@ -117,7 +117,7 @@ async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
     let (announcements, login_news) = unbounded_channel();
     let (login, words) = unbounded_channel();
     monitor.accompany(login::follow(announcements, words));
-    let (names, names_reports) = names::begin(&monitor, tun.as_ref(), &layout);
+    let (names, names_reports) = names::begin(&monitor, tun.as_ref(), &layout).await;
     let (networks, network_news) = unbounded_channel();
     monitor.accompany(manager::follow(networks));
     let (portals, portal_news) = unbounded_channel();

@@ -207,7 +207,7 @@ pub struct DatagramReport {
 pub struct NamesReport {
     /// Of whom.
     pub state: NamesState,
-    /// What was told: `systemd-resolved` or `/etc/resolv.conf`.
+    /// What was told: `systemd-resolved`, `openresolv`, `resolvconf` or `/etc/resolv.conf`.
     pub by: Option<String>,
     /// Why they are not asked of the gateway, as a sentence.
     pub trouble: Option<String>,

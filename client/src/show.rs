@@ -6,8 +6,8 @@ mod tests;
 use whimbrel_host::output::{Palette, Tone, bytes, date, seconds, table};
 
 use crate::report::{
-    CaptureState, DatagramState, Event, FlowReport, MoveRecord, PathReport, RunReport, RunWay,
-    SessionState, Status,
+    CaptureState, DatagramState, Event, FlowReport, MoveRecord, NamesReport, NamesState,
+    PathReport, RunReport, RunWay, SessionState, Status,
 };
 
 /// `whimbrel status`.
@@ -46,8 +46,9 @@ fn runs(runs: &[RunReport]) -> String {
 pub fn summary(status: &Status, palette: Palette) -> String {
     let mut text = standing(status, palette);
     text.push_str(&format!(
-        "\nCapture    {}\nFlows      {} open, {} held\nMoves      {} in {}",
+        "\nCapture    {}{}\nFlows      {} open, {} held\nMoves      {} in {}",
         capture(status),
+        names(&status.names),
         status.flows.open,
         status.flows.held,
         status.moves,
@@ -194,6 +195,20 @@ fn spares(paths: &[PathReport]) -> String {
         "do not reach it",
     );
     [ready, captive, dead].into_iter().flatten().collect()
+}
+
+/// A line about names, if they are asked of the gateway or should be.
+fn names(names: &NamesReport) -> String {
+    let said = |text: &Option<String>| text.clone().unwrap_or_default();
+    match names.state {
+        NamesState::Direct => String::new(),
+        NamesState::Gateway => {
+            format!("\nNames      asked of the gateway, by {}", said(&names.by))
+        }
+        NamesState::Failed => {
+            format!("\nNames      asked as without it: {}", said(&names.trouble))
+        }
+    }
 }
 
 fn capture(status: &Status) -> String {

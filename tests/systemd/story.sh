@@ -11,13 +11,15 @@ done
 serve_echo
 
 step "the units as systemd reads them"
-for unit in whimbrel-gateway.socket whimbrel-gateway.service whimbrel.service; do
+for unit in whimbrel-gateway.socket whimbrel-gateway.service whimbrel.service \
+    whimbrel-names.socket whimbrel-names.service; do
     remarks=$(on vps systemd-analyze verify --man=no "$unit" 2>&1) || fail "verify $unit: $remarks"
     [ -z "$remarks" ] || fail "verify $unit: $remarks"
 done
 
 step "what the units may do, as systemd sees it"
-for limit in vps:whimbrel-gateway.service:15 laptop:whimbrel.service:20; do
+for limit in vps:whimbrel-gateway.service:15 laptop:whimbrel.service:20 \
+    laptop:whimbrel-names.service:20; do
     IFS=: read -r system unit most <<<"$limit"
     exposed=$(exposure "$system" "$unit")
     echo "$unit: exposure ${exposed%?}.${exposed: -1}"

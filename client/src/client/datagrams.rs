@@ -1,7 +1,8 @@
 //! UDP of the programs, when it is carried: each datagram is a parcel for the gateway, each parcel
 //! of the gateway a packet for the host.
 //!
-//! Nothing is repeated and little waits: what cannot go now is lost, as on any network.
+//! Little waits and nothing is repeated but questions to the gateway's resolver: what cannot go now
+//! is lost, as on any network.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use tracing::{debug, warn};
 use whimbrel_carrier::{Connection, Parcels, Stream};
 use whimbrel_client_core::engine::{DeviceId, PacketSink};
 use whimbrel_client_core::packet::{self, Datagram, Fragments, Unreachable};
+use whimbrel_client_core::queries::Queries;
 use whimbrel_client_core::udp::Associations;
 use whimbrel_common::config::CaptureMode;
 use whimbrel_common::wire::{self, Parcel, RESOLVER, Undelivered, capability};
@@ -40,6 +42,7 @@ pub(super) struct Datagrams {
     /// Whether the gateway attached last answers queries.
     resolver: bool,
     associations: Associations,
+    queries: Queries,
     fragments: Fragments,
     parcels: Parcels,
     /// There may be parcels to read.
@@ -70,6 +73,7 @@ impl Datagrams {
             supported: None,
             resolver: false,
             associations: Associations::new(seed),
+            queries: Queries::default(),
             fragments: Fragments::default(),
             parcels: Parcels::default(),
             arrived: false,
@@ -91,7 +95,9 @@ impl Datagrams {
 
     /// When something is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.parcels.deadline(), self.associations.deadline()].into_iter().flatten().min()
+        let deadlines =
+            [self.parcels.deadline(), self.associations.deadline(), self.queries.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Every endpoint, as a row of the flows.
@@ -176,15 +182,18 @@ impl Client {
                 return;
             }
         };
+        let query = device == HOST && datagram.destination() == self.nameserver;
         let Some(connection) = self.tunnel.connection() else {
             if self.given_up {
                 self.datagrams.refuse(device, &datagram, Unreachable::Host);
+            } else if query {
+                // It goes with the next connection.
+                self.datagrams.encode(device, &datagram, RESOLVER, true, now);
             } else {
                 self.datagrams.counts.dropped += 1;
             }
             return;
         };
-        let query = device == HOST && datagram.destination() == self.nameserver;
         let carried = if query { self.has_resolver() } else { self.carries_parcels() };
         if !carried {
             self.datagrams.refuse(device, &datagram, Unreachable::Prohibited);
@@ -200,13 +209,11 @@ impl Client {
         connection: Connection,
         now: Instant,
     ) {
-        let (source, destination) = (datagram.source(), datagram.destination());
-        let payload = datagram.payload();
-        let Datagrams { associations, parcels, counts, replies, .. } = &mut self.datagrams;
-        let association = associations.send(device, source, destination, payload.len(), now);
+        let destination = datagram.destination();
         let query = device == HOST && destination == self.nameserver;
         let remote = if query { RESOLVER } else { destination };
-        let parcel = wire::encode_datagram(association, remote, payload);
+        let parcel = self.datagrams.encode(device, datagram, remote, query, now);
+        let Datagrams { parcels, counts, replies, .. } = &mut self.datagrams;
         let endpoint = &mut self.tunnel.endpoint;
         let room = endpoint.best_datagram_room(connection);
         let excess = parcel.len().saturating_sub(room);
@@ -236,6 +243,12 @@ impl Client {
         }
         self.open_parcels();
         self.renew_ports(now);
+        self.datagrams.queries.moved(now);
+    }
+
+    /// What was on its way may be lost. Questions are asked again.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        self.datagrams.queries.moved(now);
     }
 
     /// Opens the stream of parcels that are too large for datagrams, as soon as that is possible.
@@ -283,6 +296,11 @@ impl Client {
             let parcels = &mut self.datagrams.parcels;
             parcels.write(&mut self.tunnel.endpoint, connection);
             parcels.flush(&mut self.tunnel.endpoint, connection, now);
+            while let Some(parcel) = self.datagrams.queries.poll(now) {
+                debug!("A question without an answer is asked again");
+                let parcels = &mut self.datagrams.parcels;
+                parcels.send(&mut self.tunnel.endpoint, connection, parcel, now);
+            }
             self.receive_parcels(connection, now);
         }
         while let Some(reply) = self.datagrams.replies.pop_front() {
@@ -311,11 +329,33 @@ impl Client {
 }
 
 impl Datagrams {
+    /// A program's datagram as a parcel for `remote`. A question is asked again if need be.
+    fn encode(
+        &mut self,
+        device: DeviceId,
+        datagram: &Datagram<'_>,
+        remote: SocketAddr,
+        query: bool,
+        now: Instant,
+    ) -> Bytes {
+        let (source, destination) = (datagram.source(), datagram.destination());
+        let payload = datagram.payload();
+        let association = self.associations.send(device, source, destination, payload.len(), now);
+        let parcel = wire::encode_datagram(association, remote, payload);
+        if query {
+            self.queries.ask(association, payload, parcel.clone(), now);
+        }
+        parcel
+    }
+
     /// Whether it was for somebody here.
     fn deliver(&mut self, parcel: Parcel, nameserver: SocketAddr) -> bool {
         let from = |remote| if remote == RESOLVER { nameserver } else { remote };
         match parcel {
             Parcel::Datagram { association, remote, payload } => {
+                if remote == RESOLVER {
+                    self.queries.answered(association, &payload);
+                }
                 let remote = from(remote);
                 let Some(entry) = self.associations.receive(association, payload.len()) else {
                     self.counts.dropped += 1;

@@ -83,7 +83,11 @@ fn status_reads_well() {
         paths: vec![path(), spare()],
         flows: FlowCounts { open: 12, held: 0 },
         datagrams: DatagramReport::default(),
-        names: crate::report::NamesReport::default(),
+        names: NamesReport {
+            state: NamesState::Gateway,
+            by: Some("systemd-resolved".to_owned()),
+            trouble: None,
+        },
         moves: 1,
         last_move: Some(moved()),
         capture: CaptureState::On,
@@ -101,6 +105,7 @@ fn status_reads_well() {
         "\
 Attached   gw.example.org:443 over wwan0, 60.2 ms; wlan0 is ready to take over
 Capture    on: new TCP connections are carried
+Names      asked of the gateway, by systemd-resolved
 Flows      12 open, 0 held
 Moves      1 in 2h 03m
 Last move  2000-02-29 00:00:00 UTC, wlan0 to wwan0: silent, gap 171 ms, 48.2 kB sent again
@@ -120,7 +125,11 @@ fn trouble_is_told() {
         paths: Vec::new(),
         flows: FlowCounts::default(),
         datagrams: DatagramReport::default(),
-        names: crate::report::NamesReport::default(),
+        names: NamesReport {
+            state: NamesState::Failed,
+            by: None,
+            trouble: Some("the gateway's resolver does not answer (timed out)".to_owned()),
+        },
         moves: 0,
         last_move: None,
         capture: CaptureState::Direct,
@@ -140,6 +149,7 @@ Offline    no network to reach gw.example.org:443
 Trouble    no network
 What to do whimbrel doctor
 Capture    new connections go direct until the gateway is in reach
+Names      asked as without it: the gateway's resolver does not answer (timed out)
 Flows      0 open, 0 held
 Moves      0 in 5s"
     );
