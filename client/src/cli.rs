@@ -367,15 +367,17 @@ fn is_missing(path: &Path) -> bool {
 
 fn cleanup(layout: &Layout) -> anyhow::Result<()> {
     logging::init(LevelFilter::WARN)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    // What a daemon that runs has set is not left behind.
+    runtime.block_on(async { Host::open()?.refuse_captor().await })?;
     match SettingsFile::new(&layout.state).restore() {
         Ok(true) => line("Restored /etc/resolv.conf."),
         Ok(false) => {}
         Err(trouble) => warn!(trouble, "The host's DNS settings stay behind"),
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start")?;
     let removed = runtime
         .block_on(async { Host::open()?.remove().await })
         .context("cannot remove Whimbrel's rules and routes; run this as root")?;

@@ -23,12 +23,12 @@ use whimbrel_host::metrics::MetricsServer;
 use whimbrel_host::service::{self, Order, Orders, Watchdog};
 use whimbrel_host::{Layout, keeping};
 
-use crate::capture::Capture;
+use crate::capture::{Capture, Outcome};
 use crate::client::Client;
 use crate::control::{self, Events, Grouped, Passed, Running, Target, Welcome};
 use crate::devices::Devices;
 use crate::groups::Groups;
-use crate::host::{self, HostError};
+use crate::host::{self, Host};
 use crate::link::{LinkEvent, LinkMonitor, Uplink};
 use crate::login::{self, Go};
 use crate::manager;
@@ -40,6 +40,7 @@ use crate::run::NAMESERVER;
 use crate::tun::Tun;
 use crate::tunnel::{Failure, Standing, Tunnel};
 
+mod capture;
 mod links;
 mod metrics;
 mod names;
@@ -100,7 +101,8 @@ async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
     let (outcomes, host_outcomes) = unbounded_channel();
     let (capture, tun, mark) = match purpose {
         Purpose::Host => {
-            // The TUN first: while another daemon has it, its rules are not ours to remove.
+            // Before anything is removed: another daemon's rules are not ours.
+            Host::open()?.refuse_captor().await?;
             let tun = create_tun(&config).await?;
             let capture = Capture::spawn(outcomes).context("cannot start the host thread")?;
             (Some(capture), Some(tun), config.paths.mark)
@@ -145,6 +147,7 @@ async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
         uplinks: BTreeMap::new(),
         networks: manager::News::new(),
         portals,
+        restored: 0,
         ready: false,
         watchdog: Watchdog::new(now),
         layout,
@@ -198,7 +201,7 @@ struct Inbox {
     network_news: UnboundedReceiver<manager::News>,
     portal_news: UnboundedReceiver<(PathKey, bool)>,
     resolutions: UnboundedReceiver<Result<Vec<SocketAddr>, String>>,
-    host_outcomes: UnboundedReceiver<Result<(), HostError>>,
+    host_outcomes: UnboundedReceiver<Outcome>,
     names_reports: UnboundedReceiver<NamesReport>,
 }
 
@@ -231,6 +234,8 @@ struct Daemon {
     networks: manager::News,
     /// Where it is told whether a network wants a sign-in.
     portals: UnboundedSender<(PathKey, bool)>,
+    /// How often another program removed our rules.
+    restored: u64,
     /// The service manager has been told that new connections are captured.
     ready: bool,
     watchdog: Watchdog,
@@ -249,7 +254,7 @@ enum Wake {
     Networks(manager::News),
     Portal(PathKey, bool),
     Resolved(Result<Vec<SocketAddr>, String>),
-    Host(Result<(), HostError>),
+    Host(Outcome),
     Names(NamesReport),
     Request(Request, Responder),
     Order(Order),
@@ -268,8 +273,7 @@ impl Daemon {
                 Wake::Portal(link, captive) => self.learn_captive(link, captive),
                 Wake::Resolved(outcome) => self.handle_resolution(outcome),
                 Wake::Names(report) => self.handle_names(report),
-                Wake::Host(Ok(())) => self.announce_ready(),
-                Wake::Host(Err(failure)) => self.handle_host_failure(failure),
+                Wake::Host(outcome) => self.handle_host(outcome),
                 Wake::Request(request, responder) => control::answer(request, responder, self),
                 Wake::Order(Order::Reload) => self.reload(),
                 Wake::Order(Order::Stop) => return Ok(()),
@@ -422,22 +426,6 @@ impl Daemon {
         }
     }
 
-    fn handle_host_failure(&mut self, failure: HostError) {
-        let context = if failure.is_permission() {
-            "the daemon needs the capability CAP_NET_ADMIN; run it as root or as a system service"
-        } else {
-            "cannot capture this host's connections"
-        };
-        self.fatal = Some(anyhow::Error::new(failure).context(context));
-    }
-
-    /// Tells the service manager, once, that the host is set up.
-    fn announce_ready(&mut self) {
-        if !std::mem::replace(&mut self.ready, true) {
-            service::ready();
-        }
-    }
-
     /// Tells the service manager what state the daemon is in.
     fn announce(&mut self) {
         let state = (self.session_state(), self.capture_state());
@@ -500,6 +488,7 @@ impl Running for Daemon {
             moves: self.client.journal.moves,
             last_move: self.client.journal.last_move.clone(),
             capture: self.capture_state(),
+            restored: self.restored,
             pause_left_s: self.client.pause_left(Instant::now()).map(|left| left.as_secs()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),

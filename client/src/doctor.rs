@@ -90,6 +90,7 @@ async fn gather(layout: &Layout, read: ReadConfig) -> Facts {
         links: network.links,
         networks: network.networks,
         rules: network.rules,
+        captor: network.captor,
         vpns: network.vpns,
         rooms: host::rooms(layout),
     }
@@ -162,11 +163,13 @@ fn running(status: Status) -> Running {
         },
         trouble,
         capture: match status.capture {
-            CaptureState::On | CaptureState::Commands => Capture::On,
+            CaptureState::On => Capture::On,
+            CaptureState::Commands => Capture::Commands,
             CaptureState::Paused => Capture::Paused,
             CaptureState::Direct => Capture::Direct,
             CaptureState::Blocked => Capture::Blocked,
         },
+        restored: status.restored,
         paths: status.paths.iter().enumerate().map(|(at, path)| path_fact(at == 0, path)).collect(),
         version: status.version,
         own_version: env!("CARGO_PKG_VERSION").to_owned(),

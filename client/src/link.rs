@@ -95,6 +95,8 @@ pub enum LinkEvent {
     /// checked for duplicates included, loopback, link-local and the TUN's excepted. Told once at
     /// the start, then on each change.
     OwnAddresses(Vec<Ipv6Addr>),
+    /// Rules or routes of ours were removed, by us or by another program.
+    Stripped,
     /// The machine was asleep for this long.
     Woke {
         /// Time spent in suspend.
@@ -348,6 +350,15 @@ impl Watch {
                 }
                 RouteNetlinkMessage::NewAddress(address) => self.heed_address(address),
                 RouteNetlinkMessage::DelAddress(address) => self.lose_address(address),
+                RouteNetlinkMessage::DelRule(rule) if translate::is_our_rule(rule) => {
+                    self.tell(LinkEvent::Stripped);
+                    return;
+                }
+                RouteNetlinkMessage::DelRoute(route) if translate::is_our_route(route) => {
+                    self.tell(LinkEvent::Stripped);
+                }
+                // No rule makes an uplink.
+                RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => return,
                 _ => {}
             }
         }
@@ -452,6 +463,8 @@ fn subscribe() -> io::Result<(
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv4Rule,
+        MulticastGroup::Ipv6Rule,
     ];
     let (mut connection, _handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
     let socket = rtnetlink::sys::AsyncSocket::socket_ref(connection.socket_mut());

@@ -36,6 +36,9 @@ pub struct Status {
     pub last_move: Option<MoveRecord>,
     /// Whether new connections are captured at the moment.
     pub capture: CaptureState,
+    /// How often another program removed our routing rules or routes; they came back each time.
+    #[serde(default)]
+    pub restored: u64,
     /// Seconds until a pause of the capture is over; `None` without one, or if it has no end.
     #[serde(default)]
     pub pause_left_s: Option<u64>,
@@ -358,6 +361,8 @@ pub enum EventKind {
     Wake,
     /// A command of `whimbrel run` began or is over.
     Run,
+    /// Another program removed our routing rules or routes; they are back.
+    Restored,
 }
 
 macro_rules! named {
@@ -414,6 +419,7 @@ named!(EventKind {
     Sleep => "sleep",
     Wake => "wake",
     Run => "run",
+    Restored => "restored",
 });
 
 named!(RunWay {

@@ -52,6 +52,7 @@ impl Daemon {
                 self.client.tunnel.link_down(PathKey(index), translate(reason), now);
             }
             LinkEvent::OwnAddresses(addresses) => self.own_v6 = Some(addresses),
+            LinkEvent::Stripped => self.mend_capture(),
             LinkEvent::Woke { asleep } => {
                 info!(?asleep, "The machine slept");
                 self.client.slept(asleep, now);

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::runtime::Runtime;
@@ -182,6 +183,41 @@ impl Wiring {
             let request = self.handle.rule().get(version).execute();
             request.try_collect::<Vec<_>>().await.context("listing rules")
         })
+    }
+
+    /// Removes every routing rule that the kernel did not make itself, and every route outside the
+    /// tables `main` and `local`, as systemd-networkd does when it starts. How many rules there were.
+    ///
+    /// # Errors
+    /// When netlink fails.
+    pub fn flush_rules(&self) -> Result<usize> {
+        let mut removed = 0;
+        for v6 in [false, true] {
+            for rule in self.rules(v6)? {
+                let kernel = RuleAttribute::Protocol(RouteProtocol::Kernel);
+                if !rule.attributes.contains(&kernel) {
+                    self.wait(self.handle.rule().del(rule).execute(), "removing a rule")?;
+                    removed += 1;
+                }
+            }
+        }
+        for route in self.routes()? {
+            // RT_TABLE_MAIN and RT_TABLE_LOCAL; a table beyond 255 is in an attribute.
+            if ![254, 255].contains(&route.header.table) {
+                self.wait(self.handle.route().del(route).execute(), "removing a route")?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Adds a rule that leads every packet of IPv4 to a table, as a VPN's does.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_rule(&self, priority: u32, table: u32) -> Result<()> {
+        let request = self.handle.rule().add().v4().priority(priority).table_id(table);
+        let request = request.action(RuleAction::ToTable);
+        self.wait(request.execute(), "adding a rule")
     }
 
     fn links(&self) -> Result<Vec<LinkMessage>> {

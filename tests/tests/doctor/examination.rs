@@ -1,16 +1,17 @@
 //! The examination, and obstacles that are really there.
 
-use crate::stage::{ORIGIN, Stage, join, prepare, tell, until};
+use crate::stage::{ORIGIN, Stage, expect, join, prepare, tell, until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_tests::daemon::edit;
-use whimbrel_tests::lab::{BOTH, Layout, World};
+use whimbrel_tests::lab::{BOTH, Layout, Wiring, World};
 
 /// What `doctor --json` says, and whether it is content.
 fn examine(world: &World) -> Result<(bool, Value)> {
@@ -204,6 +205,57 @@ pub(crate) fn rules_left_by_a_killed_daemon_are_named_and_cleaned_up() -> Result
         .filter(|finding| finding["weight"] == "broken")
         .collect();
     ensure!(broken.len() == 1 && broken[0]["subject"] == "daemon", "{document:#}");
+    Ok(())
+}
+
+/// How many rules of each family and routes the laptop has.
+fn rules(world: &World) -> Result<[usize; 3]> {
+    world.host("laptop").run(|wiring| {
+        let (v4, v6) = (wiring.rules(false)?, wiring.rules(true)?);
+        Ok([v4.len(), v6.len(), wiring.routes()?.len()])
+    })
+}
+
+pub(crate) fn rules_that_another_program_removes_come_back() -> Result<()> {
+    let stage = Stage::raise()?;
+    let mut old = stage.pair(ORIGIN[0])?;
+    let laptop = stage.world.host("laptop");
+    let before = rules(&stage.world)?;
+    for round in 1..=2 {
+        // What this connection sends without its rule goes astray, an acknowledgement too: after
+        // this it owes none.
+        old.converse()?;
+        old.app.write_all(b"over")?;
+        expect(&mut old.server, b"over")?;
+        let removed = laptop.run(Wiring::flush_rules)?;
+        ensure!(removed > 3, "{removed} rules were there in round {round}");
+        until("the rules are back", || Ok::<_, anyhow::Error>(rules(&stage.world)? == before))?;
+        old.converse()?;
+        for origin in ORIGIN {
+            let mut pair = stage.pair(origin)?;
+            ensure!(pair.captured(), "a new connection to {origin} goes around");
+            pair.converse()?;
+        }
+    }
+    let restored =
+        || Ok::<_, anyhow::Error>(stage.client.status(&stage.world)?["restored"].as_u64());
+    let told = || {
+        let events = stage.client.show(&stage.world, "events")?;
+        let told = events.as_array().into_iter().flatten();
+        Ok::<_, anyhow::Error>(told.filter(|it| it["event"] == "restored").count() as u64)
+    };
+    // What is taken away bit by bit comes back bit by bit.
+    until("every time is told", || Ok(restored()? >= Some(2) && restored()? == Some(told()?)))?;
+    let (well, document) = examine(&stage.world)?;
+    let found = findings(&document, "routing rules");
+    ensure!(well && found.len() == 1 && found[0].1.contains("times"), "{document:#}");
+    ensure!(commands(&document, "routing rules")[0].contains("networkd"), "{document:#}");
+    // Changing one's own mind is no theft.
+    let known = restored()?;
+    stage.client.command(&stage.world, &["pause"])?;
+    stage.client.command(&stage.world, &["resume"])?;
+    until("connections are captured again", || Ok(stage.pair(ORIGIN[0]).is_ok()))?;
+    ensure!(restored()? == known, "it robbed itself");
     Ok(())
 }
 

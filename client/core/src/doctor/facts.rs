@@ -37,6 +37,8 @@ pub struct Facts {
     pub networks: Vec<Network>,
     /// Routing rules that matter; `None` if they cannot be read.
     pub rules: Option<Vec<RuleFact>>,
+    /// The interface our rules lead to, if it is there: some daemon runs.
+    pub captor: Option<String>,
     /// Tunnels of other programs.
     pub vpns: Vec<Vpn>,
     /// Folders that are written to.
@@ -127,6 +129,8 @@ pub struct Running {
     pub trouble: Option<(Trouble, String)>,
     /// What new connections get.
     pub capture: Capture,
+    /// How often another program removed its rules, and it put them back.
+    pub restored: u64,
     /// The links it uses.
     pub paths: Vec<PathFact>,
     /// Its version.
@@ -153,6 +157,8 @@ pub enum DaemonState {
 pub enum Capture {
     /// They are carried.
     On,
+    /// Only those of `whimbrel run` are carried.
+    Commands,
     /// They go direct, by request.
     Paused,
     /// They go direct, because the gateway is out of reach.

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use crate::plan::PRIORITIES;
+use crate::plan::{CAPTURE, PRIORITIES};
 
 use super::{
-    Daemon, Facts, Link, LinkTrouble, Report, RuleFact, RuleKind, Settings, Setup, Subject, Weight,
-    advise, run,
+    Capture, Daemon, Facts, Link, LinkTrouble, Remedy, Report, RuleFact, RuleKind, Settings, Setup,
+    Subject, Weight, advise, run,
 };
 
 /// QUIC needs 1,200 bytes of UDP payload (RFC 9000 §14); IPv6 and UDP add 48.
@@ -66,7 +66,7 @@ fn state(link: &Link) -> Option<String> {
     Some(format!("{} {what}", link.name))
 }
 
-fn remedy(link: &Link) -> Option<super::Remedy> {
+fn remedy(link: &Link) -> Option<Remedy> {
     match link.trouble? {
         LinkTrouble::Disabled => Some(run(format!("sudo ip link set {} up", link.name))),
         LinkTrouble::NoCarrier | LinkTrouble::NoAddress | LinkTrouble::NoRoute => None,
@@ -150,11 +150,7 @@ fn addresses(facts: &Facts, settings: &Settings, report: &mut Report) {
 
 fn rules(facts: &Facts, found: &[RuleFact], report: &mut Report) {
     report.looked_at(Subject::Rules);
-    let absent = matches!(facts.daemon, Daemon::Absent);
-    if absent && found.iter().any(|rule| rule.kind == RuleKind::Ours) {
-        let text = "A daemon that was killed left its rules behind: what it carried cannot go on.";
-        report.find(Subject::Rules, Weight::Broken, text, [run("sudo whimbrel cleanup")]);
-    }
+    our_rules(facts, found, report);
     let foreign = || found.iter().filter(|rule| rule.kind != RuleKind::Ours);
     for rule in foreign() {
         let priority = rule.priority;
@@ -189,6 +185,49 @@ fn rules(facts: &Facts, found: &[RuleFact], report: &mut Report) {
         let change = advise(format!("Set paths.mark in {} to another number.", settings.file));
         report.find(Subject::Rules, Weight::Hampered, text, [change]);
     }
+}
+
+fn our_rules(facts: &Facts, found: &[RuleFact], report: &mut Report) {
+    let mut ours = found.iter().filter(|rule| rule.kind == RuleKind::Ours);
+    match &facts.daemon {
+        Daemon::Absent if facts.captor.is_none() && ours.next().is_some() => {
+            let text =
+                "A daemon that was killed left its rules behind: what it carried cannot go on.";
+            report.find(Subject::Rules, Weight::Broken, text, [run("sudo whimbrel cleanup")]);
+        }
+        Daemon::Running(running) if matches!(running.capture, Capture::On | Capture::Blocked) => {
+            if !ours.any(|rule| rule.priority == CAPTURE) {
+                let text = "Whimbrel's routing rules are gone: no new connection is carried. Another \
+                            program removes them as often as they are put back.";
+                report.find(Subject::Rules, Weight::Broken, text, keep_rules());
+            } else if running.restored > 0 {
+                let times = match running.restored {
+                    1 => "once".to_owned(),
+                    more => format!("{more} times"),
+                };
+                let text = format!(
+                    "Another program removed Whimbrel's routing rules, {times} since the daemon \
+                     started; each time they were put back at once."
+                );
+                report.find(Subject::Rules, Weight::Remark, text, keep_rules());
+            }
+        }
+        Daemon::Running(_) | Daemon::Absent | Daemon::Denied | Daemon::Broken(_) => {}
+    }
+}
+
+/// `ManageForeignRoutingPolicyRules` and `ManageForeignRoutes` of networkd.conf(5).
+fn keep_rules() -> [Remedy; 3] {
+    [
+        advise(
+            "systemd-networkd does so when it starts, unless it is told to leave others' alone:",
+        ),
+        run(
+            "printf '[Network]\\nManageForeignRoutingPolicyRules=no\\nManageForeignRoutes=no\\n' | \
+             sudo install -D -m 644 /dev/stdin /etc/systemd/networkd.conf.d/whimbrel.conf",
+        ),
+        run("sudo systemctl restart systemd-networkd"),
+    ]
 }
 
 fn vpns(facts: &Facts, report: &mut Report) {

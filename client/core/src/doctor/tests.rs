@@ -19,6 +19,7 @@ fn running() -> Running {
         state: DaemonState::Attached,
         trouble: None,
         capture: Capture::On,
+        restored: 0,
         paths: vec![path("wlan0"), path("wwan0")],
         version: "1.0".to_owned(),
         own_version: "1.0".to_owned(),
@@ -37,8 +38,10 @@ fn well() -> Facts {
         mark: 21009,
         key: Key::Fine,
     };
-    let ours =
-        RuleFact { family: Family::V4, priority: 5400, kind: RuleKind::Ours, mark: Some(21009) };
+    let ours = |priority| {
+        let mark = (priority == 5400).then_some(21009);
+        RuleFact { family: Family::V4, priority, kind: RuleKind::Ours, mark }
+    };
     Facts {
         option: String::new(),
         rights: Rights { root: true, capable: true, possible: true },
@@ -52,7 +55,8 @@ fn well() -> Facts {
         clock: Clock { unix_seconds: 1_800_000_000, synchronised: Some(true) },
         links: vec![link("wlan0", 600), link("wwan0", 700)],
         networks: Vec::new(),
-        rules: Some(vec![ours]),
+        rules: Some([5400, 5402, 5414].map(ours).to_vec()),
+        captor: Some("whimbrel0".to_owned()),
         vpns: Vec::new(),
         rooms: vec![Room { folder: "/run/whimbrel".to_owned(), free: 1 << 30 }],
     }
@@ -61,7 +65,7 @@ fn well() -> Facts {
 /// The same without a daemon, which started once and was stopped in order.
 fn stopped() -> Facts {
     let unit = Some(Unit { installed: true, enabled: true, state: UnitState::Inactive });
-    Facts { daemon: Daemon::Absent, unit, rules: Some(Vec::new()), ..well() }
+    Facts { daemon: Daemon::Absent, unit, rules: Some(Vec::new()), captor: None, ..well() }
 }
 
 fn settings(facts: &mut Facts) -> &mut Settings {
@@ -264,7 +268,9 @@ fn an_address_that_is_taken_differs_from_a_network_around_it() {
 fn rules_of_others_matter_by_their_place_and_mark() {
     let mut facts = well();
     let mut with = |priority, kind, mark| {
-        facts.rules = Some(vec![RuleFact { family: Family::V4, priority, kind, mark }]);
+        let mut rules = well().rules.unwrap();
+        rules.push(RuleFact { family: Family::V4, priority, kind, mark });
+        facts.rules = Some(rules);
         facts.clone()
     };
     let everything = RuleKind::Everything { table: 52 };
@@ -281,6 +287,27 @@ fn rules_without_a_daemon_were_left_behind() {
     let report = examine(&facts);
     let left = report.findings.iter().find(|finding| finding.subject == Subject::Rules).unwrap();
     assert_eq!(commands(left), ["sudo whimbrel cleanup"]);
+}
+
+#[test]
+fn rules_of_a_daemon_that_runs_are_no_leftovers() {
+    let facts = Facts { rules: well().rules, captor: Some("whimbrel0".to_owned()), ..stopped() };
+    expect(&facts, Subject::Daemon, Weight::Remark, "through whimbrel0: only one can");
+}
+
+#[test]
+fn rules_that_go_missing_are_told_with_who_removes_them() {
+    let mut facts = well();
+    daemon(&mut facts).restored = 2;
+    let finding = expect(&facts, Subject::Rules, Weight::Remark, "2 times");
+    assert!(commands(&finding)[0].contains("ManageForeignRoutingPolicyRules=no"));
+    facts.rules.as_mut().unwrap().retain(|rule| rule.priority != 5414);
+    expect(&facts, Subject::Rules, Weight::Broken, "are gone");
+    for capture in [Capture::Paused, Capture::Direct, Capture::Commands] {
+        daemon(&mut facts).capture = capture;
+        let found = examine(&facts).findings;
+        assert!(found.iter().all(|finding| finding.subject != Subject::Rules), "{found:?}");
+    }
 }
 
 #[test]
@@ -301,7 +328,7 @@ fn what_a_daemon_needs_is_asked_only_where_none_runs() {
     let subjects: Vec<Subject> =
         examine(&facts).findings.iter().map(|finding| finding.subject).collect();
     assert_eq!(subjects, [Subject::Daemon, Subject::TunDevice, Subject::Rights]);
-    facts.daemon = well().daemon;
+    let facts = Facts { daemon: well().daemon, rules: well().rules, ..facts };
     assert_eq!(examine(&facts).findings, []);
 }
 
