@@ -1,6 +1,6 @@
 //! The client process: one thread that moves packets, datagrams and requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use bytes::BytesMut;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 use whimbrel_carrier::udp::RECEIVE_BUFFER;
 use whimbrel_carrier::{Transmit, Tuning};
@@ -124,7 +125,8 @@ async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
     monitor.accompany(manager::follow(networks));
     let (portals, portal_news) = unbounded_channel();
     let (resolved, resolutions) = unbounded_channel();
-    let resolver = tokio::spawn(resolver::follow(config.gateway.clone(), resolved));
+    let (lonely, followed) = watch::channel(BTreeSet::new());
+    let resolver = tokio::spawn(resolver::follow(config.gateway.clone(), followed, resolved));
     let tunnel = Tunnel::new(key, config.gateway_key, mark, &Tuning::default())?;
     let now = Instant::now();
     let seed = u64::from_ne_bytes(whimbrel_host::random::bytes()?);
@@ -145,6 +147,7 @@ async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
         own_v6: None,
         ephemeral: host::ephemeral_ports(),
         uplinks: BTreeMap::new(),
+        lonely,
         networks: manager::News::new(),
         portals,
         restored: 0,
@@ -230,6 +233,8 @@ struct Daemon {
     ephemeral: PortRange,
     /// The links as they were told last.
     uplinks: BTreeMap<u32, Uplink>,
+    /// Those of them that know IPv6 alone.
+    lonely: watch::Sender<BTreeSet<String>>,
     /// What the network manager knows of them.
     networks: manager::News,
     /// Where it is told whether a network wants a sign-in.

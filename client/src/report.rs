@@ -48,8 +48,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// Why it is not attached, as a sentence; `None` while it is.
     pub trouble: Option<String>,
-    /// The same as one of `name-unknown`, `no-family`, `unreachable`, `not-ours`, `wrong-key`,
-    /// `revoked`, `version`, `busy` or `other`.
+    /// The same as one of `name-unknown`, `no-family`, `unreachable`, `forbidden`, `not-ours`,
+    /// `wrong-key`, `revoked`, `version`, `busy` or `other`.
     #[serde(default)]
     pub trouble_kind: Option<String>,
     /// Who tells the daemon that the machine sleeps: `delayed` (a login manager that waits for it),

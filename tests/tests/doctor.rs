@@ -24,6 +24,8 @@ use watching::*;
 suite! {
     a_machine_that_works_is_well,
     strict_filtering_is_named_and_the_command_mends_it,
+    ipv6_that_is_switched_off_is_named_and_the_command_mends_it,
+    a_vpn_that_comes_first_is_named,
     four_ways_not_to_be_carried_are_told_apart,
     a_captive_network_is_told_from_one_that_is_out_of_order,
     rules_that_another_program_removes_come_back,

@@ -1,5 +1,6 @@
 //! The links as they come, go and are told of, and what is made of that.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use tracing::{debug, info, warn};
@@ -58,6 +59,14 @@ impl Daemon {
                 self.client.slept(asleep, now);
             }
         }
+        let lonely = self.uplinks.values().filter(|link| link.v4.is_empty() && !link.v6.is_empty());
+        let lonely: BTreeSet<String> = lonely.map(|link| link.name.clone()).collect();
+        self.lonely.send_if_modified(|before| {
+            *before != lonely && {
+                *before = lonely;
+                true
+            }
+        });
     }
 
     pub(super) fn use_link(&mut self, uplink: &Uplink, now: Instant) {

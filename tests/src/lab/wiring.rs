@@ -138,6 +138,19 @@ impl Wiring {
         self.wait(request.execute(), "adding a default route")
     }
 
+    /// Adds an IPv4 default route to another table than the main one.
+    ///
+    /// # Errors
+    /// When there is no such interface, or the kernel refuses.
+    pub fn add_default_route_to(&self, name: &str, router: Ipv4Addr, table: u32) -> Result<()> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(router)
+            .output_interface(self.existing(name)?)
+            .table_id(table)
+            .build();
+        self.wait(self.handle.route().add(route).execute(), "adding a default route")
+    }
+
     /// Removes the default routes of an interface, both families.
     ///
     /// # Errors

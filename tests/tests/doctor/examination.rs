@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv6Addr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -99,6 +99,51 @@ pub(crate) fn strict_filtering_is_named_and_the_command_mends_it() -> Result<()>
     until("the link is ready", || Ok(state_of(&stage, "cell0")? == "warm"))?;
     let (well, document) = examine(&stage.world)?;
     ensure!(well, "{document:#}");
+    Ok(())
+}
+
+pub(crate) fn ipv6_that_is_switched_off_is_named_and_the_command_mends_it() -> Result<()> {
+    let (world, origin) = prepare(Layout::standard(), |_| {})?;
+    // Before the TUN is there, so that it is made without IPv6; the links have theirs.
+    sysctl(&world, "net.ipv6.conf.default.disable_ipv6", "1")?;
+    let gateway = world.start_gateway()?;
+    world.join_client("laptop")?;
+    let client = world.start_client("laptop")?;
+    let mut stage = Stage { client, gateway, origin, world };
+    until("the spare link is ready", || Ok(state_of(&stage, "cell0")? == "warm"))?;
+    stage.pair(ORIGIN[0])?.converse()?;
+    let (well, document) = examine(&stage.world)?;
+    ensure!(!well, "{document:#}");
+    let found = findings(&document, "IPv6");
+    ensure!(found.len() == 1 && found[0].1.contains("whimbrel0, but"), "{document:#}");
+    let command = commands(&document, "IPv6").swap_remove(0);
+    ensure!(command == "sudo sysctl -w net.ipv6.conf.default.disable_ipv6=0", "{command}");
+
+    // What it says to do.
+    sysctl(&stage.world, "net.ipv6.conf.default.disable_ipv6", "0")?;
+    drop(stage.client);
+    stage.client = stage.world.start_client("laptop")?;
+    stage.pair(ORIGIN[1])?.converse()?;
+    until("the spare link is ready", || Ok(state_of(&stage, "cell0")? == "warm"))?;
+    let (well, document) = examine(&stage.world)?;
+    ensure!(well && findings(&document, "IPv6").is_empty(), "{document:#}");
+    Ok(())
+}
+
+/// A rule as that of a VPN that sends everything to itself (an exit node of Tailscale has this one).
+pub(crate) fn a_vpn_that_comes_first_is_named() -> Result<()> {
+    let stage = Stage::raise()?;
+    stage.pair(ORIGIN[0])?.converse()?;
+    stage.world.host("laptop").run(|wiring| {
+        wiring.add_default_route_to("wifi0", Ipv4Addr::new(192, 168, 10, 1), 52)?;
+        wiring.add_rule(5270, 52)
+    })?;
+    ensure!(stage.pair(ORIGIN[0]).is_err(), "it is captured all the same");
+    let (well, document) = examine(&stage.world)?;
+    let found = findings(&document, "routing rules");
+    ensure!(!well && found.len() == 1, "{document:#}");
+    ensure!(found[0].0 == "broken" && found[0].1.contains("rule 5270"), "{document:#}");
+    ensure!(commands(&document, "routing rules") == ["ip rule show priority 5270"], "{document:#}");
     Ok(())
 }
 

@@ -23,6 +23,30 @@ pub(super) fn examine(facts: &Facts, report: &mut Report) {
         rules(facts, found, report);
     }
     vpns(facts, report);
+    ipv6(facts, report);
+}
+
+/// Without IPv6 on the TUN nothing of it is captured.
+fn ipv6(facts: &Facts, report: &mut Report) {
+    let with: Vec<&str> =
+        uplinks(facts).filter(|link| link.families[1]).map(|link| link.name.as_str()).collect();
+    let Setup::Ready(settings) = &facts.setup else { return };
+    if with.is_empty() {
+        return;
+    }
+    report.looked_at(Subject::Ipv6);
+    if facts.tun_without_v6 {
+        let text = format!(
+            "IPv6 is switched off for {}, but {} has it: connections to IPv6 addresses are not \
+             carried.",
+            settings.interface,
+            with.join(" and ")
+        );
+        let on = run("sudo sysctl -w net.ipv6.conf.default.disable_ipv6=0");
+        let again =
+            advise("Then restart Whimbrel, and correct the file in /etc/sysctl.d that says it.");
+        report.find(Subject::Ipv6, Weight::Hampered, text, [on, again]);
+    }
 }
 
 fn uplinks(facts: &Facts) -> impl Iterator<Item = &Link> {

@@ -108,6 +108,15 @@ fn examine_running(facts: &Facts, running: &Running, report: &mut Report) {
         let advice = advise("To let them go direct for a while, as for a sign-in page:");
         report.find(Subject::Daemon, Weight::Remark, text, [advice, pause]);
     }
+    report.looked_at(Subject::Names);
+    if let Some(why) = &running.names {
+        let text = format!(
+            "Names are not asked of the gateway: {why}. They are looked up as they are without \
+             Whimbrel, where others may see them."
+        );
+        let direct = advise("If that is meant to be, set capture.dns to \"direct\".");
+        report.find(Subject::Names, Weight::Hampered, text, [direct]);
+    }
     if running.version != running.own_version {
         let text = format!(
             "The daemon that runs is version {}, this command is {}.",

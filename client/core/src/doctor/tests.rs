@@ -20,6 +20,7 @@ fn running() -> Running {
         trouble: None,
         capture: Capture::On,
         restored: 0,
+        names: None,
         paths: vec![path("wlan0"), path("wwan0")],
         version: "1.0".to_owned(),
         own_version: "1.0".to_owned(),
@@ -59,6 +60,11 @@ fn well() -> Facts {
         captor: Some("whimbrel0".to_owned()),
         vpns: Vec::new(),
         rooms: vec![Room { folder: "/run/whimbrel".to_owned(), free: 1 << 30 }],
+        passage: Passage::Open,
+        firewall: Firewall::Unknown,
+        closed: Vec::new(),
+        tracked: Some((100, 65_536)),
+        tun_without_v6: false,
     }
 }
 
@@ -111,7 +117,7 @@ fn a_machine_in_order_has_no_findings() {
     let report = examine(&well());
     assert_eq!(report.findings, []);
     assert!(report.is_well());
-    assert_eq!(report.fine.len(), 16, "{:?}", report.fine);
+    assert_eq!(report.fine.len(), 21, "{:?}", report.fine);
 }
 
 #[test]
@@ -169,8 +175,15 @@ fn a_unit_that_is_not_enabled_is_told() {
 }
 
 #[test]
-fn four_ways_not_to_reach_the_gateway_have_four_sentences() {
-    let troubles = [Trouble::Unreachable, Trouble::NotOurs, Trouble::WrongKey, Trouble::Revoked];
+fn ways_not_to_reach_the_gateway_have_a_sentence_each() {
+    let troubles = [
+        Trouble::Unreachable,
+        Trouble::NotOurs,
+        Trouble::WrongKey,
+        Trouble::Revoked,
+        Trouble::Forbidden,
+        Trouble::NoFamily,
+    ];
     let texts = |facts: &Facts| {
         let gateway = |finding: &Finding| finding.subject == Subject::Gateway;
         let found = examine(facts).findings;
@@ -190,7 +203,7 @@ fn four_ways_not_to_reach_the_gateway_have_four_sentences() {
     }
     seen.sort();
     seen.dedup();
-    assert_eq!(seen.len(), 4, "{seen:?}");
+    assert_eq!(seen.len(), troubles.len(), "{seen:?}");
 }
 
 #[test]
@@ -337,6 +350,70 @@ fn a_daemon_that_may_not_delay_sleep_is_told_to_get_the_rules() {
     let facts = Facts { sleep: Sleep::Undelayed, ..well() };
     let finding = expect(&facts, Subject::Sleep, Weight::Remark, "may not delay sleep");
     assert!(matches!(&finding.remedies[..], [Remedy::Advice(it)] if it.contains("polkit")));
+}
+
+#[test]
+fn every_firewall_is_told_in_its_own_words() {
+    let kinds = [
+        (Firewall::Firewalld, "firewall-cmd --permanent --zone=trusted --add-interface=whimbrel0"),
+        (Firewall::Ufw, "ufw allow in on whimbrel0"),
+        (Firewall::Nftables, "nft insert rule inet filter input iifname whimbrel0 accept"),
+        (Firewall::Iptables, "iptables -I INPUT -i whimbrel0 -j ACCEPT"),
+    ];
+    for (firewall, command) in kinds {
+        let facts = Facts { passage: Passage::Closed, firewall, ..well() };
+        let finding = expect(&facts, Subject::Firewall, Weight::Broken, "through whimbrel0");
+        assert_eq!(commands(&finding)[0], format!("sudo {command}"));
+        let mut facts = Facts { firewall, ..well() };
+        daemon(&mut facts).state = DaemonState::Connecting;
+        daemon(&mut facts).trouble = Some((Trouble::Forbidden, "in words".to_owned()));
+        let finding = expect(&facts, Subject::Gateway, Weight::Broken, "forbids UDP");
+        let Some(Remedy::Command(last) | Remedy::Advice(last)) = finding.remedies.first() else {
+            panic!("{finding:?}")
+        };
+        assert!(last.contains("443") || firewall == Firewall::Nftables, "{last}");
+    }
+}
+
+#[test]
+fn a_full_table_of_connections_is_told_before_it_drops_any() {
+    let finding = expect(
+        &Facts { tracked: Some((62_260, 65_536)), ..well() },
+        Subject::Tracking,
+        Weight::Hampered,
+        "62260 connections",
+    );
+    assert_eq!(commands(&finding), ["sudo sysctl -w net.netfilter.nf_conntrack_max=131072"]);
+    assert_eq!(examine(&Facts { tracked: Some((60_000, 65_536)), ..well() }).findings, []);
+    assert!(!examine(&Facts { tracked: None, ..well() }).fine.contains(&Subject::Tracking));
+}
+
+#[test]
+fn a_tun_without_ipv6_matters_where_a_link_has_it() {
+    let mut facts = Facts { tun_without_v6: true, ..well() };
+    facts.links[1].families = [true, false];
+    expect(&facts, Subject::Ipv6, Weight::Hampered, "but wlan0 has it");
+    facts.links[0].families = [true, false];
+    assert_eq!(examine(&facts).findings, []);
+}
+
+#[test]
+fn names_that_go_elsewhere_are_told() {
+    let mut facts = well();
+    daemon(&mut facts).names = Some("the gateway's resolver does not answer (timed out)".into());
+    expect(&facts, Subject::Names, Weight::Hampered, "does not answer (timed out). They");
+}
+
+#[test]
+fn closed_namespaces_hamper_wrapped_commands_only() {
+    let closed =
+        vec![ClosedDoor::Limit, ClosedDoor::Switch, ClosedDoor::AppArmor { profile: false }];
+    let finding =
+        expect(&Facts { closed, ..well() }, Subject::Namespaces, Weight::Remark, "`whimbrel run`");
+    let commands = commands(&finding);
+    assert_eq!(commands[0], "sudo sysctl user.max_user_namespaces=10000");
+    assert_eq!(commands[1], "sudo sysctl kernel.unprivileged_userns_clone=1");
+    assert!(commands[2].ends_with("apparmor_parser -r /etc/apparmor.d/whimbrel"), "{commands:?}");
 }
 
 #[test]
