@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, CacheInfo};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
@@ -58,6 +59,18 @@ impl Wiring {
         self.wait(self.handle.link().set(message).execute(), "bringing the interface down")
     }
 
+    /// Takes the carrier away from an interface that stays up, or gives it back, as an access point
+    /// does to which Wi-Fi roams.
+    ///
+    /// # Errors
+    /// When there is none, or the kernel refuses.
+    pub fn set_carrier(&self, name: &str, on: bool) -> Result<()> {
+        let message = LinkUnspec::new_with_index(self.existing(name)?)
+            .append_extra_attribute(LinkAttribute::Carrier(u8::from(on)))
+            .build();
+        self.wait(self.handle.link().set(message).execute(), "changing the carrier")
+    }
+
     /// Gives a new interface its Ethernet address, the largest packet in bytes and how many may
     /// wait in it, and frees it from resolving addresses.
     ///
@@ -96,6 +109,34 @@ impl Wiring {
         let index = self.existing(name)?;
         let request = self.handle.address().add(index, address, prefix).replace();
         self.wait(request.execute(), "adding an address")
+    }
+
+    /// Adds an address that new connections shall not come from any more, or makes one such.
+    ///
+    /// # Errors
+    /// When there is no such interface, or the kernel refuses.
+    pub fn deprecate_address(&self, name: &str, address: IpAddr, prefix: u8) -> Result<()> {
+        let index = self.existing(name)?;
+        let mut request = self.handle.address().add(index, address, prefix).replace();
+        let mut lifetime = CacheInfo::default();
+        lifetime.ifa_valid = u32::MAX;
+        request.message_mut().attributes.push(AddressAttribute::CacheInfo(lifetime));
+        self.wait(request.execute(), "deprecating an address")
+    }
+
+    /// Removes one address of an interface.
+    ///
+    /// # Errors
+    /// When netlink fails.
+    pub fn remove_address(&self, address: IpAddr) -> Result<()> {
+        self.runtime.block_on(async {
+            let request = self.handle.address().get().set_address_filter(address).execute();
+            for message in request.try_collect::<Vec<_>>().await.context("listing addresses")? {
+                let request = self.handle.address().del(message);
+                request.execute().await.context("removing an address")?;
+            }
+            Ok(())
+        })
     }
 
     /// Removes every address of an interface but IPv6 link-local ones.
