@@ -172,7 +172,7 @@ impl Mends {
     /// Something was removed.
     fn ask(&mut self, now: Instant) {
         let earliest = self.last.map_or(now, |(at, pause)| at + pause);
-        self.due.get_or_insert(earliest.max(now));
+        self.due = self.due.or_else(|| Some(earliest.max(now)));
     }
 
     /// Something was put back.
