@@ -11,7 +11,6 @@ use whimbrel_host::control::Line;
 use whimbrel_host::exit;
 
 use crate::report::{CaptureState, Status};
-
 use crate::tun::TunError;
 
 /// Adds to an error what helps, if it is the host that refuses.
