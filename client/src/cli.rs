@@ -381,6 +381,8 @@ fn cleanup(layout: &Layout) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start")?;
+    // What a daemon that runs has set is not left behind.
+    runtime.block_on(async { Host::open()?.refuse_captor().await })?;
     runtime.block_on(names::restore(layout));
     let removed = runtime
         .block_on(async { Host::open()?.remove().await })

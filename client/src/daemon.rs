@@ -1,6 +1,6 @@
 //! The client process: one thread that moves packets, datagrams and requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use bytes::BytesMut;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 use whimbrel_carrier::udp::RECEIVE_BUFFER;
 use whimbrel_carrier::{Transmit, Tuning};
@@ -23,12 +24,12 @@ use whimbrel_host::metrics::MetricsServer;
 use whimbrel_host::service::{self, Order, Orders, Watchdog};
 use whimbrel_host::{Alarm, Layout, keeping};
 
-use crate::capture::Capture;
+use crate::capture::{Capture, Outcome};
 use crate::client::Client;
 use crate::control::{self, Events, Grouped, Passed, Running, Target, Welcome};
 use crate::devices::Devices;
 use crate::groups::Groups;
-use crate::host::{self, HostError};
+use crate::host::{self, Host};
 use crate::link::{LinkEvent, LinkMonitor, Uplink};
 use crate::login::{self, Go};
 use crate::manager;
@@ -40,6 +41,7 @@ use crate::run::NAMESERVER;
 use crate::tun::Tun;
 use crate::tunnel::{Failure, Standing, Tunnel};
 
+mod capture;
 mod links;
 mod metrics;
 mod names;
@@ -100,7 +102,8 @@ async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
     let (outcomes, host_outcomes) = unbounded_channel();
     let (capture, tun, mark) = match purpose {
         Purpose::Host => {
-            // The TUN first: while another daemon has it, its rules are not ours to remove.
+            // Before anything is removed: another daemon's rules are not ours.
+            Host::open()?.refuse_captor().await?;
             let tun = create_tun(&config).await?;
             let capture = Capture::spawn(outcomes).context("cannot start the host thread")?;
             (Some(capture), Some(tun), config.paths.mark)
@@ -122,7 +125,8 @@ async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
     monitor.accompany(manager::follow(networks));
     let (portals, portal_news) = unbounded_channel();
     let (resolved, resolutions) = unbounded_channel();
-    let resolver = tokio::spawn(resolver::follow(config.gateway.clone(), resolved));
+    let (lonely, followed) = watch::channel(BTreeSet::new());
+    let resolver = tokio::spawn(resolver::follow(config.gateway.clone(), followed, resolved));
     let tunnel = Tunnel::new(key, config.gateway_key, mark, &Tuning::default())?;
     let now = Instant::now();
     let seed = u64::from_ne_bytes(whimbrel_host::random::bytes()?);
@@ -143,8 +147,10 @@ async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
         own_v6: None,
         ephemeral: host::ephemeral_ports(),
         uplinks: BTreeMap::new(),
+        lonely,
         networks: manager::News::new(),
         portals,
+        restored: 0,
         ready: false,
         watchdog: Watchdog::new(now),
         alarm: Alarm::new().context("cannot make a timer")?,
@@ -199,7 +205,7 @@ struct Inbox {
     network_news: UnboundedReceiver<manager::News>,
     portal_news: UnboundedReceiver<(PathKey, bool)>,
     resolutions: UnboundedReceiver<Result<Vec<SocketAddr>, String>>,
-    host_outcomes: UnboundedReceiver<Result<(), HostError>>,
+    host_outcomes: UnboundedReceiver<Outcome>,
     names_reports: UnboundedReceiver<NamesReport>,
 }
 
@@ -228,10 +234,14 @@ struct Daemon {
     ephemeral: PortRange,
     /// The links as they were told last.
     uplinks: BTreeMap<u32, Uplink>,
+    /// Those of them that know IPv6 alone.
+    lonely: watch::Sender<BTreeSet<String>>,
     /// What the network manager knows of them.
     networks: manager::News,
     /// Where it is told whether a network wants a sign-in.
     portals: UnboundedSender<(PathKey, bool)>,
+    /// How often another program removed our rules.
+    restored: u64,
     /// The service manager has been told that new connections are captured.
     ready: bool,
     watchdog: Watchdog,
@@ -251,7 +261,7 @@ enum Wake {
     Networks(manager::News),
     Portal(PathKey, bool),
     Resolved(Result<Vec<SocketAddr>, String>),
-    Host(Result<(), HostError>),
+    Host(Outcome),
     Names(NamesReport),
     Request(Request, Responder),
     Order(Order),
@@ -270,8 +280,7 @@ impl Daemon {
                 Wake::Portal(link, captive) => self.learn_captive(link, captive),
                 Wake::Resolved(outcome) => self.handle_resolution(outcome),
                 Wake::Names(report) => self.handle_names(report),
-                Wake::Host(Ok(())) => self.announce_ready(),
-                Wake::Host(Err(failure)) => self.handle_host_failure(failure),
+                Wake::Host(outcome) => self.handle_host(outcome),
                 Wake::Request(request, responder) => control::answer(request, responder, self),
                 Wake::Order(Order::Reload) => self.reload(),
                 Wake::Order(Order::Stop) => return Ok(()),
@@ -418,22 +427,6 @@ impl Daemon {
         }
     }
 
-    fn handle_host_failure(&mut self, failure: HostError) {
-        let context = if failure.is_permission() {
-            "the daemon needs the capability CAP_NET_ADMIN; run it as root or as a system service"
-        } else {
-            "cannot capture this host's connections"
-        };
-        self.fatal = Some(anyhow::Error::new(failure).context(context));
-    }
-
-    /// Tells the service manager, once, that the host is set up.
-    fn announce_ready(&mut self) {
-        if !std::mem::replace(&mut self.ready, true) {
-            service::ready();
-        }
-    }
-
     /// Tells the service manager what state the daemon is in.
     fn announce(&mut self) {
         let state = (self.session_state(), self.capture_state());
@@ -496,6 +489,7 @@ impl Running for Daemon {
             moves: self.client.journal.moves,
             last_move: self.client.journal.last_move.clone(),
             capture: self.capture_state(),
+            restored: self.restored,
             pause_left_s: self.client.pause_left(Instant::now()).map(|left| left.as_secs()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),

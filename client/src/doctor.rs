@@ -3,6 +3,7 @@
 
 mod bus;
 mod host;
+mod passage;
 mod reach;
 mod show;
 
@@ -22,6 +23,7 @@ use whimbrel_host::{Layout, exit, files};
 use crate::daemon::asked;
 use crate::link::survey;
 use crate::report::{CaptureState, NamesState, PathReport, SessionState, Status};
+use crate::run::closed_doors;
 
 /// Reads and validates a configuration; its error has file and line.
 pub(crate) type ReadConfig = fn(&Layout) -> anyhow::Result<ClientConfig>;
@@ -64,7 +66,9 @@ async fn gather(layout: &Layout, read: ReadConfig) -> Facts {
     let addresses = config.as_ref().ok().map(resolve);
     let ips: Vec<_> =
         addresses.iter().flatten().flatten().map(|address: &SocketAddr| address.ip()).collect();
-    let interface = config.as_ref().map_or("whimbrel0", |it| it.capture.interface.as_str());
+    let interface =
+        config.as_ref().map_or("whimbrel0", |it| it.capture.interface.as_str()).to_owned();
+    let interface = interface.as_str();
     // Without netlink there is nothing to say about the network; the daemon says it could not start.
     let asked = config.as_ref().map_or(Vec::new(), |config| asked(&config.paths));
     let network = survey::survey(interface, asked, &ips).await.unwrap_or_default();
@@ -77,10 +81,7 @@ async fn gather(layout: &Layout, read: ReadConfig) -> Facts {
     };
     let bus = bus::Answers::ask().await;
     Facts {
-        option: layout.option(),
         rights: host::rights(),
-        setup: setup(layout, config),
-        daemon,
         reach,
         unit: host::unit(bus.unit),
         tun: host::tun(),
@@ -90,8 +91,17 @@ async fn gather(layout: &Layout, read: ReadConfig) -> Facts {
         links: network.links,
         networks: network.networks,
         rules: network.rules,
+        captor: network.captor,
         vpns: network.vpns,
         rooms: host::rooms(layout),
+        passage: passage::passage(&daemon).await,
+        firewall: passage::firewall(bus.firewalld),
+        closed: closed_doors(),
+        tracked: host::tracked(),
+        tun_without_v6: host::is_without_v6(interface),
+        option: layout.option(),
+        setup: setup(layout, config),
+        daemon,
     }
 }
 
@@ -162,11 +172,13 @@ fn running(status: Status) -> Running {
         },
         trouble,
         capture: match status.capture {
-            CaptureState::On | CaptureState::Commands => Capture::On,
+            CaptureState::On => Capture::On,
+            CaptureState::Commands => Capture::Commands,
             CaptureState::Paused => Capture::Paused,
             CaptureState::Direct => Capture::Direct,
             CaptureState::Blocked => Capture::Blocked,
         },
+        restored: status.restored,
         names: match status.names.state {
             NamesState::Direct => Names::Direct,
             NamesState::Gateway => Names::Gateway,

@@ -1,6 +1,6 @@
 //! Makes a gateway know this client's key, with the token of an invite.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -10,6 +10,7 @@ use whimbrel_common::invite::Invite;
 use whimbrel_common::wire::{Control, DETACH};
 
 use crate::exchange::{self, NoAnswer, Question};
+use crate::resolver::translated;
 use crate::tunnel::describe;
 
 /// A gateway that has not answered by then is out of reach.
@@ -33,11 +34,21 @@ pub fn enrol(invite: &Invite, key: &SecretKey) -> anyhow::Result<Enrolled> {
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         let gateway = invite.gateway();
-        let addresses: Vec<SocketAddr> =
+        let mut addresses: Vec<SocketAddr> =
             tokio::net::lookup_host((gateway.host.as_str(), gateway.port))
                 .await
                 .with_context(|| format!("cannot find the gateway {gateway}"))?
                 .collect();
+        if !addresses.is_empty() && !addresses.iter().any(is_led_to) {
+            let translated = translated(&addresses).await;
+            if translated.is_empty() {
+                return Err(anyhow!(
+                    "no network of this machine leads to the gateway {gateway}: there is none, or \
+                     the gateway has no address of its family (IPv4 or IPv6)"
+                ));
+            }
+            addresses = translated;
+        }
         let mut failure = anyhow!("the gateway {gateway} has no address");
         for address in addresses {
             match ask(invite, key, address).await {
@@ -47,6 +58,15 @@ pub fn enrol(invite: &Invite, key: &SecretKey) -> anyhow::Result<Enrolled> {
         }
         Err(failure)
     })
+}
+
+/// Whether this machine has a route to an address: a datagram socket asks the kernel, not the network.
+fn is_led_to(address: &SocketAddr) -> bool {
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(address)).is_ok()
 }
 
 async fn ask(invite: &Invite, key: &SecretKey, gateway: SocketAddr) -> anyhow::Result<ClientName> {
@@ -75,6 +95,10 @@ fn explain(failure: NoAnswer, gateway: SocketAddr) -> anyhow::Error {
                 gateway.port()
             )
         }
+        NoAnswer::Forbidden => anyhow!(
+            "a firewall of this machine forbids UDP to the gateway at {gateway}; let port {} out",
+            gateway.port()
+        ),
         NoAnswer::Lost { reason: Lost::ClosedByPeer(DETACH), .. } => {
             anyhow!("the gateway at {gateway} heard nothing of this client in time")
         }

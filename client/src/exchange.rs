@@ -37,6 +37,8 @@ pub(crate) enum NoAnswer {
     Here(anyhow::Error),
     /// Nothing came in time.
     Silence,
+    /// Nothing came, and a firewall of this machine let nothing out.
+    Forbidden,
     /// The connection ended; before anything was asked, or after.
     Lost { reason: Lost, asked: bool },
 }
@@ -73,12 +75,14 @@ pub(crate) async fn ask(
         words: question.words,
         is_answer,
         patience: question.patience,
+        forbidden: false,
         buffer: vec![0; RECEIVE_BUFFER],
     };
     let answer = tokio::time::timeout(question.patience, exchange.run()).await;
     exchange.endpoint.close(connection, 0, "answered", Instant::now());
     exchange.transmit(Instant::now());
-    answer.unwrap_or(Err(NoAnswer::Silence))
+    let silence = if exchange.forbidden { NoAnswer::Forbidden } else { NoAnswer::Silence };
+    answer.unwrap_or(Err(silence))
 }
 
 struct Exchange {
@@ -89,6 +93,8 @@ struct Exchange {
     words: Option<Control>,
     is_answer: fn(&Control) -> bool,
     patience: Duration,
+    /// The kernel refused to send.
+    forbidden: bool,
     buffer: Vec<u8>,
 }
 
@@ -141,6 +147,7 @@ impl Exchange {
             let transmit = Transmit { source: None, ..transmit };
             if let Err(error) = self.port.send(&transmit, &bytes, None) {
                 debug!(%error, "Send failed");
+                self.forbidden |= error.kind() == io::ErrorKind::PermissionDenied;
             }
             bytes.clear();
         }

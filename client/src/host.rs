@@ -7,12 +7,16 @@
 //! - a host without IPv6, or with IPv6 switched off, works as an IPv4 host.
 
 use std::io;
+use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::{LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::{Error as NetlinkError, IpVersion};
-use whimbrel_client_core::plan::{Change, Family, Plan, PortRange, diff};
+use whimbrel_client_core::plan::{Change, Family, Plan, PortRange, Rule, diff};
+use whimbrel_host::exit::AlreadyRunning;
 
 pub(crate) mod netlink;
 pub(crate) mod translate;
@@ -113,6 +117,47 @@ impl Host {
             Some(error) => Err(error),
             None => Ok(changes.len() + found.strange_rules.len() + found.strange_routes.len()),
         }
+    }
+
+    /// Refuses to go on while a TUN is there, in use, that our rules lead to: they are no leftovers,
+    /// but those of a daemon that runs.
+    ///
+    /// # Errors
+    /// Another daemon runs, or the kernel does not say.
+    pub async fn refuse_captor(&self) -> anyhow::Result<()> {
+        match self.captor().await? {
+            None => Ok(()),
+            Some(interface) => Err(AlreadyRunning(format!(
+                "it carries this machine's connections through {interface}, and only one can"
+            ))
+            .into()),
+        }
+    }
+
+    /// The interface our rules lead to, if it is there. It goes with its daemon; rules do not.
+    pub(crate) async fn captor(&self) -> Result<Option<String>, HostError> {
+        let found = self.read().await?;
+        let captured: Vec<IpAddr> = found.plan.rules().iter().filter_map(Rule::captured).collect();
+        if captured.is_empty() {
+            return Ok(None);
+        }
+        let fail = |what| move |error| HostError::Read { what, source: io_error(error) };
+        let handle = self.netlink.handle();
+        let addresses = handle.address().get().execute().try_collect::<Vec<_>>();
+        let addresses = addresses.await.map_err(fail("addresses"))?;
+        let has = |message: &&AddressMessage| {
+            translate::address_of(message).is_some_and(|address| captured.contains(&address))
+        };
+        let Some(index) = addresses.iter().find(has).map(|message| message.header.index) else {
+            return Ok(None);
+        };
+        let links = handle.link().get().execute().try_collect::<Vec<_>>();
+        let links = links.await.map_err(fail("interfaces"))?;
+        // A TUN that was made to stay has no carrier while nobody has it open.
+        let in_use = |link: &&LinkMessage| {
+            link.header.index == index && link.header.flags.contains(LinkFlags::LowerUp)
+        };
+        Ok(links.iter().find(in_use).and_then(translate::name_of))
     }
 
     async fn carry_out(&self, plan: &Plan) -> Result<usize, HostError> {

@@ -95,6 +95,8 @@ pub enum LinkEvent {
     /// checked for duplicates included, loopback, link-local and the TUN's excepted. Told once at
     /// the start, then on each change.
     OwnAddresses(Vec<Ipv6Addr>),
+    /// Rules or routes of ours were removed, by us or by another program.
+    Stripped,
     /// The machine was asleep for this long.
     Woke {
         /// Time spent in suspend.
@@ -346,8 +348,20 @@ impl Watch {
                 RouteNetlinkMessage::DelLink(link) if is_plain(link) => {
                     self.lose(link.header.index, DownReason::Removed);
                 }
-                RouteNetlinkMessage::NewAddress(address) => self.heed_address(address),
+                RouteNetlinkMessage::NewAddress(address) => {
+                    self.exempt_address(address);
+                    self.gain_address(address);
+                }
                 RouteNetlinkMessage::DelAddress(address) => self.lose_address(address),
+                RouteNetlinkMessage::DelRule(rule) if translate::is_our_rule(rule) => {
+                    self.tell(LinkEvent::Stripped);
+                    return;
+                }
+                RouteNetlinkMessage::DelRoute(route) if translate::is_our_route(route) => {
+                    self.tell(LinkEvent::Stripped);
+                }
+                // No rule makes an uplink.
+                RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => return,
                 _ => {}
             }
         }
@@ -363,7 +377,7 @@ impl Watch {
     }
 
     /// An address of the host must be exempt from capture before anybody can use it.
-    fn heed_address(&mut self, message: &AddressMessage) {
+    fn exempt_address(&mut self, message: &AddressMessage) {
         let address = address_of(message).and_then(inventory::own_v6);
         let (Some(address), Some(mut own)) = (address, self.own.clone()) else { return };
         // The next reading corrects this, should it be an address of the TUN: then the plan
@@ -371,6 +385,24 @@ impl Watch {
         if own.insert(address) {
             self.own_addresses(own);
         }
+    }
+
+    /// One that comes right before another goes keeps its link up.
+    fn gain_address(&mut self, message: &AddressMessage) {
+        let Some(uplink) = self.known.get_mut(&message.header.index) else { return };
+        match address_of(message).filter(|address| inventory::is_usable(message, *address)) {
+            Some(IpAddr::V4(v4)) if !uplink.v4.contains(&v4) => {
+                uplink.v4.push(v4);
+                uplink.v4.sort_unstable();
+            }
+            Some(IpAddr::V6(v6)) if !uplink.v6.contains(&v6) => {
+                uplink.v6.push(v6);
+                uplink.v6.sort_unstable();
+            }
+            Some(_) | None => return,
+        }
+        let changed = uplink.clone();
+        self.tell(LinkEvent::Changed(changed));
     }
 
     fn lose(&mut self, index: u32, reason: DownReason) {
@@ -452,6 +484,8 @@ fn subscribe() -> io::Result<(
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv4Rule,
+        MulticastGroup::Ipv6Rule,
     ];
     let (mut connection, _handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
     let socket = rtnetlink::sys::AsyncSocket::socket_ref(connection.socket_mut());

@@ -36,6 +36,9 @@ pub struct Status {
     pub last_move: Option<MoveRecord>,
     /// Whether new connections are captured at the moment.
     pub capture: CaptureState,
+    /// How often another program removed our routing rules or routes; they came back each time.
+    #[serde(default)]
+    pub restored: u64,
     /// Seconds until a pause of the capture is over; `None` without one, or if it has no end.
     #[serde(default)]
     pub pause_left_s: Option<u64>,
@@ -45,8 +48,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// Why it is not attached, as a sentence; `None` while it is.
     pub trouble: Option<String>,
-    /// The same as one of `name-unknown`, `no-family`, `unreachable`, `not-ours`, `wrong-key`,
-    /// `revoked`, `version`, `busy` or `other`.
+    /// The same as one of `name-unknown`, `no-family`, `unreachable`, `forbidden`, `not-ours`,
+    /// `wrong-key`, `revoked`, `version`, `busy` or `other`.
     #[serde(default)]
     pub trouble_kind: Option<String>,
     /// Who tells the daemon that the machine sleeps: `delayed` (a login manager that waits for it),
@@ -360,6 +363,8 @@ pub enum EventKind {
     Wake,
     /// A command of `whimbrel run` began or is over.
     Run,
+    /// Another program removed our routing rules or routes; they are back.
+    Restored,
 }
 
 macro_rules! named {
@@ -417,6 +422,7 @@ named!(EventKind {
     Sleep => "sleep",
     Wake => "wake",
     Run => "run",
+    Restored => "restored",
 });
 
 named!(RunWay {

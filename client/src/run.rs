@@ -38,6 +38,7 @@ mod namespace;
 mod wiring;
 
 pub use attendant::{Attend, ready};
+pub(crate) use closed::closed_doors;
 pub(crate) use group::GROUP;
 pub use names::NAMESERVER;
 

@@ -7,6 +7,7 @@
 //! and found again when the machine sleeps in `nap`.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -270,6 +271,9 @@ impl Tunnel {
     /// The kernel refused to send on a link.
     pub fn send_failed(&mut self, failed: &SendFailed, now: Instant) {
         debug!(link = %failed.link, error = %failed.error, "Send failed");
+        if failed.error.kind() == io::ErrorKind::PermissionDenied {
+            self.search.forbid(failed.link);
+        }
         if let Some(live) = self.live.as_mut() {
             live.paths.handle(Input::SendError { path: failed.link }, now);
         }

@@ -19,13 +19,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use whimbrel_host::Layout;
 use whimbrel_host::control::{self, AskError};
-use whimbrel_host::output::Palette;
+use whimbrel_host::output::{Palette, plain_document};
 
 use crate::control::explain;
 use crate::report::{Event, FlowReport, Status};
 use frame::Picture;
 use history::History;
-use screen::Screen;
+use screen::{Canvas, Screen};
 
 /// How often the daemon is asked: as often as a person looks.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -38,11 +38,16 @@ const LOOKED_AT: usize = 100;
 /// # Errors
 /// Stdout is no terminal, or the daemon does not answer to begin with.
 pub(crate) fn watch(layout: &Layout) -> anyhow::Result<()> {
-    if !Screen::is_there() {
-        bail!(
+    match Screen::look() {
+        Canvas::Good => {}
+        Canvas::Dumb => bail!(
+            "--watch draws on a terminal, and this one (TERM) cannot be drawn on; `whimbrel status` \
+             and `whimbrel events --follow` need nothing"
+        ),
+        Canvas::None => bail!(
             "--watch draws on a terminal, and this is none; programs read `whimbrel status --json` \
              and `whimbrel events --follow --json`"
-        );
+        ),
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -110,7 +115,7 @@ fn look(layout: &Layout) -> Result<(Status, Vec<FlowReport>, Vec<Event>), AskErr
 fn ask<T: DeserializeOwned>(layout: &Layout, verb: &str, args: &Value) -> Result<T, AskError> {
     let answer = control::ask(&layout.socket, verb, args)?;
     let other = "the running daemon is another version than this command; restart it";
-    serde_json::from_value(answer).map_err(|_| AskError::Refused(other.to_owned()))
+    serde_json::from_value(plain_document(answer)).map_err(|_| AskError::Refused(other.to_owned()))
 }
 
 /// What a signal means here.

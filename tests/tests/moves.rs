@@ -36,6 +36,7 @@ suite! {
     a_link_without_an_address_is_left,
     a_link_that_disappears_is_left,
     a_link_that_appears_later_takes_over_when_the_first_dies,
+    docking_moves_onto_the_cable_and_undocking_back,
     a_new_path_starts_with_measures_of_its_own,
     a_black_hole_the_host_never_notices_is_left,
     a_black_hole_whose_route_goes_late_is_left_once,

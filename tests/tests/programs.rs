@@ -14,6 +14,8 @@ mod git;
 mod go;
 #[path = "programs/iperf.rs"]
 mod iperf;
+#[path = "programs/nft.rs"]
+mod nft;
 #[path = "programs/psql.rs"]
 mod psql;
 #[path = "programs/ssh.rs"]
@@ -31,7 +33,7 @@ use whimbrel_tests::suite::{self, Test};
 /// Set by `tests/programs` once it has found every program.
 const CONSENT: &str = "WHIMBREL_PROGRAMS";
 
-const TESTS: [Test; 14] = [
+const TESTS: [Test; 16] = [
     ("an_ssh_session_answers_before_during_and_after_moves", ssh::converse),
     ("scp_sends_200_mb_across_moves", ssh::send),
     ("scp_fetches_200_mb_across_moves", ssh::fetch),
@@ -46,6 +48,8 @@ const TESTS: [Test; 14] = [
     ("a_wrapped_curl_downloads_across_moves", curl::download_wrapped),
     ("a_wrapped_static_go_program_downloads_across_moves", go::download_wrapped),
     ("a_wrapped_chromium_fetches_150_mb_across_moves", browser::browse_wrapped),
+    ("a_firewall_that_drops_what_comes_back_is_named_and_mended", nft::drop_what_comes_back),
+    ("a_firewall_that_forbids_what_goes_out_is_named_and_mended", nft::forbid_what_goes_out),
 ];
 
 fn main() -> ExitCode {
@@ -57,7 +61,7 @@ fn main() -> ExitCode {
         // Whoever closed standard error does not want to know.
         drop(writeln!(
             std::io::stderr(),
-            "\nNOT RUN HERE: {} tests of Whimbrel with ssh, scp, psql, git, curl, iperf3, Go and\n\
+            "\nNOT RUN HERE: {} tests of Whimbrel with ssh, scp, psql, git, curl, iperf3, nft, Go and\n\
              Chromium.\n\
              `tests/programs`, as root, runs them; the Debian packages it needs are listed in \
              tests/programs.apt.\n",

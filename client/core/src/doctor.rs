@@ -4,6 +4,7 @@
 //! is a fact too, and leads to no finding.
 
 mod facts;
+mod firewall;
 mod gateway;
 mod host;
 mod network;
@@ -15,9 +16,9 @@ mod tests;
 use std::fmt;
 
 pub use facts::{
-    Capture, Clock, Daemon, DaemonState, Facts, Group, Key, Link, LinkTrouble, Names, Network,
-    PathFact, Reach, Rights, Room, RuleFact, RuleKind, Running, Settings, Setup, Sleep, TunNode,
-    Unit, UnitState, Vpn,
+    Capture, Clock, ClosedDoor, Daemon, DaemonState, Facts, Firewall, Group, Key, Link,
+    LinkTrouble, Names, Network, PROFILE, Passage, PathFact, Reach, Rights, Room, RuleFact,
+    RuleKind, Running, Settings, Setup, Sleep, TunNode, Unit, UnitState, Vpn,
 };
 
 /// The examination's outcome.
@@ -93,6 +94,14 @@ pub enum Subject {
     Vpn,
     /// Reverse-path filtering.
     ReversePath,
+    /// Filters of packets.
+    Firewall,
+    /// Connection tracking.
+    Tracking,
+    /// IPv6 on the TUN.
+    Ipv6,
+    /// What `whimbrel run` needs.
+    Namespaces,
     /// Packet sizes.
     Mtu,
     /// Room on the disk.
@@ -122,6 +131,10 @@ impl fmt::Display for Subject {
             Self::Rules => "routing rules",
             Self::Vpn => "other VPNs",
             Self::ReversePath => "reverse-path filter",
+            Self::Firewall => "firewall",
+            Self::Tracking => "connection tracking",
+            Self::Ipv6 => "IPv6",
+            Self::Namespaces => "user namespaces",
             Self::Mtu => "packet size",
             Self::Disk => "disk space",
             Self::Group => "group",
@@ -175,6 +188,7 @@ pub fn examine(facts: &Facts) -> Report {
     host::examine(facts, &mut report);
     network::examine(facts, &mut report);
     gateway::examine(facts, &mut report);
+    firewall::examine(facts, &mut report);
     // Stable: what was found first among equals is what the rest may follow from.
     report.findings.sort_by_key(|finding| finding.weight);
     let wrong: Vec<Subject> = report.findings.iter().map(|finding| finding.subject).collect();

@@ -11,6 +11,7 @@ pub mod dns;
 pub mod doctor;
 pub mod engine;
 pub mod links;
+pub mod nat64;
 pub mod offload;
 pub mod packet;
 pub mod plan;

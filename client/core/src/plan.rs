@@ -63,7 +63,8 @@ const BOUND: u32 = 5410;
 const LOCAL_TO_COMMANDS: u32 = 5411;
 const LOCAL_NETWORK: u32 = 5412;
 const CAPTURE_COMMANDS: u32 = 5413;
-const CAPTURE: u32 = 5414;
+/// The priority of the rules that capture new connections.
+pub const CAPTURE: u32 = 5414;
 const PAST_CAPTURE: u32 = 5420;
 
 /// Where the new connections of a command lead that keeps the host's network, whatever those of the
@@ -183,6 +184,15 @@ pub struct Rule {
     pub of: Option<Transport>,
     /// What happens to a match.
     pub action: Action,
+}
+
+impl Rule {
+    /// The TUN's address, if this is the rule that leads captured flows back to it.
+    #[must_use]
+    pub fn captured(&self) -> Option<IpAddr> {
+        let leads = self.priority == CAPTURED && matches!(self.action, Action::Lookup(_));
+        self.from.filter(|_| leads).map(|from| from.address())
+    }
 }
 
 /// Packets by what they carry.

@@ -12,6 +12,8 @@ pub enum Trouble {
     NoFamily,
     /// Nothing answers at the gateway's address.
     Unreachable,
+    /// This machine's own firewall lets nothing out to it.
+    Forbidden,
     /// What answers is no Whimbrel gateway.
     NotOurs,
     /// What answers has another key than the configuration names.
@@ -27,10 +29,11 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    const NAMES: [(Self, &str); 9] = [
+    const NAMES: [(Self, &str); 10] = [
         (Self::NameUnknown, "name-unknown"),
         (Self::NoFamily, "no-family"),
         (Self::Unreachable, "unreachable"),
+        (Self::Forbidden, "forbidden"),
         (Self::NotOurs, "not-ours"),
         (Self::WrongKey, "wrong-key"),
         (Self::Revoked, "revoked"),

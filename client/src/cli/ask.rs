@@ -10,7 +10,9 @@ use whimbrel_common::units::Period;
 use whimbrel_host::Layout;
 use whimbrel_host::control;
 use whimbrel_host::metrics;
-use whimbrel_host::output::{Palette, document, line, print};
+use whimbrel_host::output::{
+    Palette, document, line, plain, plain_document, print, says, says_document,
+};
 
 use crate::control::explain;
 use crate::report::{Event, FlowReport, PathReport, Status};
@@ -42,7 +44,7 @@ pub(super) fn events(layout: &Layout, json: bool, follow: bool) -> anyhow::Resul
 
 pub(super) fn metrics(layout: &Layout) -> anyhow::Result<()> {
     let answer = ask(layout, metrics::VERB, &Value::Null)?;
-    print(answer.get("text").and_then(Value::as_str).unwrap_or(""));
+    print(plain(answer.get("text").and_then(Value::as_str).unwrap_or("")));
     Ok(())
 }
 
@@ -75,27 +77,25 @@ fn list<T: DeserializeOwned>(
 
 fn order(layout: &Layout, verb: &str, args: &Value) -> anyhow::Result<()> {
     let answer = ask(layout, verb, args)?;
-    line(answer.get("text").and_then(Value::as_str).unwrap_or("Done."));
+    line(plain(answer.get("text").and_then(Value::as_str).unwrap_or("Done.")));
     Ok(())
 }
 
 fn follow_events(layout: &Layout, json: bool) -> anyhow::Result<()> {
     let mut failure = None;
     let followed = control::follow(&layout.socket, "events", &json!({ "follow": true }), |value| {
-        if json {
-            line(value);
-            return ControlFlow::Continue(());
+        let heard = if json {
+            Ok(says_document(&value))
+        } else {
+            parse::<Event>(value).map(|event| says(show::event(&event)))
+        };
+        match heard {
+            Ok(true) => return ControlFlow::Continue(()),
+            // Nobody reads on.
+            Ok(false) => {}
+            Err(error) => failure = Some(error),
         }
-        match parse::<Event>(value) {
-            Ok(event) => {
-                line(show::event(&event));
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+        ControlFlow::Break(())
     });
     followed.map_err(|error| explain(layout, error))?;
     failure.map_or(Ok(()), Err)
@@ -106,6 +106,6 @@ fn ask(layout: &Layout, verb: &str, args: &Value) -> anyhow::Result<Value> {
 }
 
 fn parse<T: DeserializeOwned>(answer: Value) -> anyhow::Result<T> {
-    serde_json::from_value(answer)
+    serde_json::from_value(plain_document(answer))
         .context("the running daemon is another version than this command; restart it")
 }

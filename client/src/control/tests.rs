@@ -24,6 +24,7 @@ impl Running for Model {
             last_move: None,
             capture: CaptureState::On,
             pause_left_s: None,
+            restored: 0,
             version: "0.1.0".to_owned(),
             uptime_s: 1,
             trouble: None,

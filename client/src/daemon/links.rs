@@ -1,5 +1,6 @@
 //! The links as they come, go and are told of, and what is made of that.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use tracing::{debug, info, warn};
@@ -52,11 +53,20 @@ impl Daemon {
                 self.client.tunnel.link_down(PathKey(index), translate(reason), now);
             }
             LinkEvent::OwnAddresses(addresses) => self.own_v6 = Some(addresses),
+            LinkEvent::Stripped => self.mend_capture(),
             LinkEvent::Woke { asleep } => {
                 info!(?asleep, "The machine slept");
                 self.client.slept(asleep, now);
             }
         }
+        let lonely = self.uplinks.values().filter(|link| link.v4.is_empty() && !link.v6.is_empty());
+        let lonely: BTreeSet<String> = lonely.map(|link| link.name.clone()).collect();
+        self.lonely.send_if_modified(|before| {
+            *before != lonely && {
+                *before = lonely;
+                true
+            }
+        });
     }
 
     pub(super) fn use_link(&mut self, uplink: &Uplink, now: Instant) {

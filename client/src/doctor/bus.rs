@@ -18,11 +18,18 @@ pub(super) struct Answers {
     pub(super) unit: UnitState,
     pub(super) sleep: Sleep,
     pub(super) synchronised: Option<bool>,
+    /// firewalld runs.
+    pub(super) firewalld: bool,
 }
 
 impl Answers {
     pub(super) async fn ask() -> Self {
-        let silent = Self { unit: UnitState::Unknown, sleep: Sleep::NoBus, synchronised: None };
+        let silent = Self {
+            unit: UnitState::Unknown,
+            sleep: Sleep::NoBus,
+            synchronised: None,
+            firewalld: false,
+        };
         let Ok(Ok(bus)) = tokio::time::timeout(ANSWER, open()).await else { return silent };
         Self {
             unit: unit(&bus).await.unwrap_or(UnitState::Unknown),
@@ -32,6 +39,7 @@ impl Answers {
                 Sleep::NoLogin
             },
             synchronised: synchronised(&bus).await.ok(),
+            firewalld: runs(&bus, "org.fedoraproject.FirewallD1").await.unwrap_or(false),
         }
     }
 }
@@ -62,6 +70,10 @@ async fn has_login(bus: &Connection) -> zbus::Result<bool> {
         return Ok(true);
     }
     Ok(names.list_activatable_names().await?.iter().any(|name| name.as_str() == LOGIN))
+}
+
+async fn runs(bus: &Connection, service: &'static str) -> zbus::Result<bool> {
+    Ok(fdo::DBusProxy::new(bus).await?.name_has_owner(BusName::try_from(service)?).await?)
 }
 
 async fn synchronised(bus: &Connection) -> zbus::Result<bool> {

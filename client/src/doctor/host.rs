@@ -73,6 +73,24 @@ pub(super) fn clock(synchronised: Option<bool>) -> Clock {
     Clock { unix_seconds: unix_now(), synchronised }
 }
 
+/// Connections the kernel keeps track of, and how many it can (nf_conntrack-sysctl).
+pub(super) fn tracked() -> Option<(u64, u64)> {
+    let number = |name: &str| {
+        let path = format!("/proc/sys/net/netfilter/nf_conntrack_{name}");
+        std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
+    };
+    Some((number("count")?, number("max")?))
+}
+
+/// Whether IPv6 is switched off for an interface, or for new ones while there is none of that name.
+pub(super) fn is_without_v6(interface: &str) -> bool {
+    let off = |name: &str| {
+        let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+        std::fs::read_to_string(path).ok().map(|text| text.trim() == "1")
+    };
+    off(interface).or_else(|| off("default")).unwrap_or(false)
+}
+
 /// The room in the folders that are written to, or in those they would be made in.
 pub(super) fn rooms(layout: &Layout) -> Vec<Room> {
     let mut rooms: Vec<Room> = Vec::new();

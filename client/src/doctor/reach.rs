@@ -11,6 +11,7 @@ use whimbrel_common::wire::Control;
 use whimbrel_host::{Layout, exit, files, random};
 
 use crate::exchange::{NoAnswer, Question, ask};
+use crate::resolver::translated;
 use crate::tunnel::{describe, trouble};
 
 /// A gateway is a few hundred milliseconds away; this is ten times as much, and what a person
@@ -31,10 +32,13 @@ pub(super) async fn reach(
     };
     let families =
         |family: usize| links.iter().any(|link| link.trouble.is_none() && link.families[family]);
-    let reachable: Vec<SocketAddr> = addresses
-        .into_iter()
-        .filter(|address| families(usize::from(address.is_ipv6())) || address.ip().is_loopback())
-        .collect();
+    let is_reachable = |address: &SocketAddr| {
+        families(usize::from(address.is_ipv6())) || address.ip().is_loopback()
+    };
+    let mut reachable: Vec<SocketAddr> = addresses.iter().copied().filter(is_reachable).collect();
+    if reachable.is_empty() && families(1) {
+        reachable = translated(&addresses).await;
+    }
     if reachable.is_empty() {
         // Without any network that says nothing about the gateway.
         let any = families(0) || families(1);
@@ -69,6 +73,9 @@ async fn talk(layout: &Layout, config: &ClientConfig, gateway: SocketAddr) -> Re
         Ok(None) => Reach::Proved,
         Err(NoAnswer::Silence) => {
             Reach::Failed(Trouble::Unreachable, format!("no answer from {gateway}"))
+        }
+        Err(NoAnswer::Forbidden) => {
+            Reach::Failed(Trouble::Forbidden, format!("nothing may be sent to {gateway}"))
         }
         Err(NoAnswer::Lost { reason, .. }) => Reach::Failed(trouble(&reason), describe(&reason)),
         Err(NoAnswer::Here(error)) => Reach::Failed(Trouble::Other, exit::sentence(&error)),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use whimbrel_client_core::doctor::{
     Daemon, DaemonState, Facts, Finding, Remedy, Report, Subject, Weight,
 };
-use whimbrel_host::output::{Palette, Tone, wrap};
+use whimbrel_host::output::{Palette, Tone, plain, wrap};
 
 /// Sentences are broken here: a terminal has that much.
 const COLUMNS: usize = 78;
@@ -74,15 +74,15 @@ fn finding_text(finding: &Finding, palette: Palette) -> String {
     };
     let mut text = palette.paint(tone, sign);
     text.push(' ');
-    text.push_str(&wrap(&finding.text, COLUMNS - 2, "  "));
+    text.push_str(&wrap(&plain(&finding.text), COLUMNS - 2, "  "));
     for remedy in &finding.remedies {
         text.push_str("\n  ");
         match remedy {
             // Never broken, so that it can be copied.
             Remedy::Command(command) => {
-                text.push_str(&format!("    {}", palette.paint(Tone::Strong, command)));
+                text.push_str(&format!("    {}", palette.paint(Tone::Strong, plain(command))));
             }
-            Remedy::Advice(advice) => text.push_str(&wrap(advice, COLUMNS - 2, "  ")),
+            Remedy::Advice(advice) => text.push_str(&wrap(&plain(advice), COLUMNS - 2, "  ")),
         }
     }
     text

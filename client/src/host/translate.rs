@@ -81,12 +81,14 @@ pub(super) fn rule_message(rule: &Rule) -> RuleMessage {
     message
 }
 
+/// Whether a rule is ours by its number, whatever its shape.
+pub(crate) fn is_our_rule(message: &RuleMessage) -> bool {
+    RuleFields::of(message).are_ours()
+}
+
 pub(super) fn our_rule(family: Family, message: &RuleMessage) -> Ours<Rule> {
     let fields = RuleFields::of(message);
-    let ours = message.header.family == address_family(family)
-        && fields.protocol == Some(PROTOCOL)
-        && PRIORITIES.contains(&fields.priority);
-    if !ours {
+    if message.header.family != address_family(family) || !fields.are_ours() {
         return Ours::No;
     }
     fields.rule(family, message).into()
@@ -138,6 +140,10 @@ impl RuleFields {
         fields
     }
 
+    fn are_ours(&self) -> bool {
+        self.protocol == Some(PROTOCOL) && PRIORITIES.contains(&self.priority)
+    }
+
     fn rule(&self, family: Family, message: &RuleMessage) -> Option<Rule> {
         if self.unknown || !self.local || message.header.dst_len != 0 {
             return None;
@@ -185,11 +191,13 @@ pub(super) fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
+/// Whether a route is ours by its number, whatever its shape.
+pub(crate) fn is_our_route(message: &RouteMessage) -> bool {
+    u8::from(message.header.protocol) == PROTOCOL && TABLES.contains(&table(message))
+}
+
 pub(super) fn our_route(family: Family, message: &RouteMessage) -> Ours<Route> {
-    let ours = message.header.address_family == address_family(family)
-        && u8::from(message.header.protocol) == PROTOCOL
-        && TABLES.contains(&table(message));
-    if !ours {
+    if message.header.address_family != address_family(family) || !is_our_route(message) {
         return Ours::No;
     }
     known_route(family, message).into()

@@ -299,7 +299,7 @@ pub(super) fn own_v6(address: IpAddr) -> Option<Ipv6Addr> {
 
 /// Addresses that packets can be sent from now: not link-local, not still or fruitlessly being
 /// checked for duplicates.
-fn is_usable(message: &AddressMessage, address: IpAddr) -> bool {
+pub(super) fn is_usable(message: &AddressMessage, address: IpAddr) -> bool {
     let low = AddressFlags::from_bits_retain(message.header.flags.bits().into());
     let flags = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Flags(flags) => Some(*flags),

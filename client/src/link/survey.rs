@@ -19,7 +19,7 @@ use whimbrel_common::cidr::Cidr;
 use super::inventory::{Inventory, Missing, Surveyed};
 use super::{is_absent, read};
 use crate::host::netlink::{Netlink, io_error};
-use crate::host::translate;
+use crate::host::{Host, translate};
 
 /// What the network of a host looks like.
 #[derive(Debug, Default)]
@@ -27,6 +27,7 @@ pub(crate) struct Survey {
     pub(crate) links: Vec<Link>,
     pub(crate) networks: Vec<Network>,
     pub(crate) rules: Option<Vec<RuleFact>>,
+    pub(crate) captor: Option<String>,
     pub(crate) vpns: Vec<Vpn>,
 }
 
@@ -53,9 +54,14 @@ pub(crate) async fn survey(
     Ok(Survey {
         links: inventory.survey(gateway).iter().map(link).collect(),
         networks: networks(&inventory, &routes),
+        captor: captor().await,
         rules: rules.map(|rules| rules.iter().map(|it| rule(it.0, &it.1, &defaults)).collect()),
         vpns: vpns(&inventory, &routes),
     })
+}
+
+async fn captor() -> Option<String> {
+    Host::open().ok()?.captor().await.ok()?
 }
 
 #[derive(Debug)]

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use serde_json::Value;
+use whimbrel_client_core::doctor::{ClosedDoor, PROFILE};
 use whimbrel_host::control::Line;
 use whimbrel_host::exit;
 
 use crate::report::{CaptureState, Status};
-
 use crate::tun::TunError;
 
 /// Adds to an error what helps, if it is the host that refuses.
@@ -60,49 +60,47 @@ impl fmt::Display for List<'_> {
     }
 }
 
-/// The settings that decide whether a user may make namespaces.
+/// What decides whether a user may make namespaces.
 #[derive(Debug, Default)]
 struct Facts {
-    clone_switch: Option<String>,
-    apparmor_switch: Option<String>,
-    namespace_limit: Option<String>,
+    closed: Vec<ClosedDoor>,
     in_container: bool,
-    profile_exists: bool,
 }
-
-/// Where the AppArmor profile is installed.
-const PROFILE: &str = "/etc/apparmor.d/whimbrel";
 
 impl Facts {
     fn gather() -> Self {
-        let read = |path| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
         let exists = |path: &&str| Path::new(path).exists();
-        Self {
-            clone_switch: read("/proc/sys/kernel/unprivileged_userns_clone"),
-            apparmor_switch: read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
-            namespace_limit: read("/proc/sys/user/max_user_namespaces"),
-            in_container: ["/.dockerenv", "/run/.containerenv"].iter().any(exists),
-            profile_exists: exists(&PROFILE),
-        }
+        let in_container = ["/.dockerenv", "/run/.containerenv"].iter().any(exists);
+        Self { closed: closed_doors(), in_container }
     }
+}
+
+/// The settings that keep users from making namespaces.
+pub(crate) fn closed_doors() -> Vec<ClosedDoor> {
+    let says =
+        |path, word| std::fs::read_to_string(path).is_ok_and(|text: String| text.trim() == word);
+    let profile = Path::new(PROFILE).exists();
+    let doors = [
+        (says("/proc/sys/user/max_user_namespaces", "0"), ClosedDoor::Limit),
+        (says("/proc/sys/kernel/unprivileged_userns_clone", "0"), ClosedDoor::Switch),
+        (
+            says("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
+            ClosedDoor::AppArmor { profile },
+        ),
+    ];
+    doors.into_iter().filter_map(|(closed, door)| closed.then_some(door)).collect()
 }
 
 fn remedies(facts: &Facts, offers: Vec<String>) -> Vec<String> {
     let mut remedies = offers;
-    if facts.namespace_limit.as_deref() == Some("0") {
-        remedies.push("sudo sysctl user.max_user_namespaces=10000".to_owned());
-    }
-    if facts.clone_switch.as_deref() == Some("0") {
-        remedies.push("sudo sysctl kernel.unprivileged_userns_clone=1".to_owned());
-    }
-    if facts.apparmor_switch.as_deref() == Some("1") {
-        let load = format!("sudo apparmor_parser -r {PROFILE}");
-        remedies.push(if facts.profile_exists {
-            format!("{load}   (lets /usr/bin/whimbrel make user namespaces)")
-        } else {
-            format!("sudo install -m 644 systemd/apparmor.profile {PROFILE} && {load}")
-        });
-    }
+    remedies.extend(facts.closed.iter().map(|door| match door {
+        ClosedDoor::AppArmor { profile: true } => {
+            format!("{}   (lets /usr/bin/whimbrel make user namespaces)", door.command())
+        }
+        ClosedDoor::AppArmor { profile: false } | ClosedDoor::Limit | ClosedDoor::Switch => {
+            door.command()
+        }
+    }));
     if facts.in_container {
         remedies.push(
             "start the container with --cap-add SYS_ADMIN --cap-add NET_ADMIN --device \
@@ -120,15 +118,10 @@ mod tests {
 
     #[test]
     fn each_closed_door_has_its_key() {
-        let closed = Facts {
-            clone_switch: Some("0".into()),
-            apparmor_switch: Some("1".into()),
-            namespace_limit: Some("0".into()),
-            in_container: true,
-            profile_exists: true,
-        };
-        let text =
-            List(&remedies(&closed, vec!["start the command as it is".to_owned()])).to_string();
+        let closed =
+            vec![ClosedDoor::Limit, ClosedDoor::Switch, ClosedDoor::AppArmor { profile: true }];
+        let offers = vec!["start the command as it is".to_owned()];
+        let text = List(&remedies(&Facts { closed, in_container: true }, offers)).to_string();
         for part in [
             "unprivileged_userns_clone=1",
             "apparmor_parser -r /etc/apparmor.d/whimbrel",
@@ -143,12 +136,6 @@ mod tests {
 
     #[test]
     fn open_doors_are_not_mentioned() {
-        let open = Facts {
-            clone_switch: Some("1".into()),
-            apparmor_switch: Some("0".into()),
-            namespace_limit: Some("96365".into()),
-            ..Facts::default()
-        };
-        assert_eq!(remedies(&open, Vec::new()), ["run `whimbrel run` as root"]);
+        assert_eq!(remedies(&Facts::default(), Vec::new()), ["run `whimbrel run` as root"]);
     }
 }

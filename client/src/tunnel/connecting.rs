@@ -95,7 +95,13 @@ impl Tunnel {
             let link = self.uplinks.name(attempt.link).map(str::to_owned);
             self.endpoint.close(attempt.connection, 0, "no answer", now);
             self.portals.doubt(attempt.link, now);
-            self.fail(Failure::new(Trouble::Unreachable, "the gateway does not answer"), link);
+            let failure = if attempt.forbidden {
+                let text = "a firewall of this machine forbids UDP to the gateway";
+                Failure::new(Trouble::Forbidden, text)
+            } else {
+                Failure::new(Trouble::Unreachable, "the gateway does not answer")
+            };
+            self.fail(failure, link);
         }
     }
 

@@ -25,6 +25,8 @@ const PAUSE_AFTER_DENIAL: Duration = Duration::from_secs(30);
 pub(super) struct Attempt {
     pub(super) connection: Connection,
     pub(super) link: PathKey,
+    /// A firewall of this machine lets nothing out.
+    pub(super) forbidden: bool,
     until: Instant,
 }
 
@@ -97,7 +99,13 @@ impl Search {
 
     /// An attempt was started.
     pub(super) fn add(&mut self, connection: Connection, link: PathKey, now: Instant) {
-        self.attempts.push(Attempt { connection, link, until: now + ATTEMPT });
+        self.attempts.push(Attempt { connection, link, forbidden: false, until: now + ATTEMPT });
+    }
+
+    /// The kernel refuses to send over a link.
+    pub(super) fn forbid(&mut self, link: PathKey) {
+        let by = self.attempts.iter_mut().filter(|attempt| attempt.link == link);
+        by.for_each(|attempt| attempt.forbidden = true);
     }
 
     /// An attempt is over, one way or the other.

@@ -133,7 +133,8 @@ fn happened(events: &[Event], palette: Palette) -> Vec<String> {
             | EventKind::Resumed
             | EventKind::Sleep
             | EventKind::Wake
-            | EventKind::Run => None,
+            | EventKind::Run
+            | EventKind::Restored => None,
         };
         let text = tone.map_or_else(|| text.clone(), |tone| palette.paint(tone, &text));
         format!("{}  {text}", palette.paint(Tone::Faint, clock))

@@ -2,13 +2,24 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use whimbrel_host::output::clip;
+use whimbrel_host::output::{self, clip};
 
 /// Columns and rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Size {
     pub(super) columns: usize,
     pub(super) rows: usize,
+}
+
+/// What there is to draw on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Canvas {
+    /// A terminal.
+    Good,
+    /// A terminal that can only be written on, line after line.
+    Dumb,
+    /// A file or a pipe.
+    None,
 }
 
 /// A terminal that does not say is one of the first ones.
@@ -25,8 +36,14 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    pub(super) fn is_there() -> bool {
-        io::stdout().is_terminal()
+    pub(super) fn look() -> Canvas {
+        if !io::stdout().is_terminal() {
+            Canvas::None
+        } else if output::is_dumb() {
+            Canvas::Dumb
+        } else {
+            Canvas::Good
+        }
     }
 
     pub(super) fn enter() -> io::Result<Self> {

@@ -39,6 +39,7 @@ fn status(rx_bytes: u64) -> Status {
         last_move: None,
         capture: CaptureState::On,
         pause_left_s: None,
+        restored: 0,
         version: "0.1.0".to_owned(),
         uptime_s: 60,
         trouble: None,

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use whimbrel_common::config::{ConfigError, EXIT_BAD_CONFIG};
 
+use crate::output::plain;
+
 /// The command line is wrong.
 pub const USAGE: u8 = 2;
 
@@ -52,7 +54,7 @@ pub fn failure(program: &str, error: &anyhow::Error) -> ExitCode {
 /// The same with a code that the program knows better.
 pub fn failure_with(program: &str, error: &anyhow::Error, code: Option<u8>) -> ExitCode {
     // Nobody is left to tell if stderr is gone.
-    let _ = writeln!(io::stderr(), "{program}: {}", sentence(error));
+    let _ = writeln!(io::stderr(), "{program}: {}", plain(&sentence(error)));
     let own = error.downcast_ref::<ExitWith>().map(|own| own.0);
     let known = own.or(code).or_else(|| error.chain().find_map(code_of));
     known.map_or(ExitCode::FAILURE, ExitCode::from)

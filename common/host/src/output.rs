@@ -4,14 +4,22 @@ use std::fmt::Display;
 use std::io::Write as _;
 
 mod paint;
+mod plain;
 
-pub use paint::{Palette, Tone, clip, width, wrap};
+pub use paint::{Palette, Tone, clip, is_dumb, width, wrap};
+pub use plain::{plain, plain_document};
 
 /// Prints one text and a line end on stdout.
 ///
 /// A reader that hangs up (`| head`) is no failure: what is left to say interests nobody.
 pub fn line(text: impl Display) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let _ = says(text);
+}
+
+/// The same for one line of many that are still to come: whether anybody reads on.
+#[must_use]
+pub fn says(text: impl Display) -> bool {
+    writeln!(std::io::stdout().lock(), "{text}").is_ok()
 }
 
 /// Prints a text as it is on stdout.
@@ -26,7 +34,14 @@ pub fn remark(text: impl Display) {
 
 /// Prints a JSON document on stdout, indented.
 pub fn document(value: &serde_json::Value) {
-    line(format_args!("{value:#}"));
+    line(plain::escaped(&format!("{value:#}")));
+}
+
+/// Prints a JSON document on stdout as one line of many that are still to come: whether anybody
+/// reads on.
+#[must_use]
+pub fn says_document(value: &serde_json::Value) -> bool {
+    says(plain::escaped(&value.to_string()))
 }
 
 /// Rows in aligned columns under their headings, without a final line end. The last column is

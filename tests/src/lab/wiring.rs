@@ -3,8 +3,10 @@
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, CacheInfo};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::runtime::Runtime;
@@ -57,6 +59,18 @@ impl Wiring {
         self.wait(self.handle.link().set(message).execute(), "bringing the interface down")
     }
 
+    /// Takes the carrier away from an interface that stays up, or gives it back, as an access point
+    /// does to which Wi-Fi roams.
+    ///
+    /// # Errors
+    /// When there is none, or the kernel refuses.
+    pub fn set_carrier(&self, name: &str, on: bool) -> Result<()> {
+        let message = LinkUnspec::new_with_index(self.existing(name)?)
+            .append_extra_attribute(LinkAttribute::Carrier(u8::from(on)))
+            .build();
+        self.wait(self.handle.link().set(message).execute(), "changing the carrier")
+    }
+
     /// Gives a new interface its Ethernet address, the largest packet in bytes and how many may
     /// wait in it, and frees it from resolving addresses.
     ///
@@ -97,6 +111,34 @@ impl Wiring {
         self.wait(request.execute(), "adding an address")
     }
 
+    /// Adds an address that new connections shall not come from any more, or makes one such.
+    ///
+    /// # Errors
+    /// When there is no such interface, or the kernel refuses.
+    pub fn deprecate_address(&self, name: &str, address: IpAddr, prefix: u8) -> Result<()> {
+        let index = self.existing(name)?;
+        let mut request = self.handle.address().add(index, address, prefix).replace();
+        let mut lifetime = CacheInfo::default();
+        lifetime.ifa_valid = u32::MAX;
+        request.message_mut().attributes.push(AddressAttribute::CacheInfo(lifetime));
+        self.wait(request.execute(), "deprecating an address")
+    }
+
+    /// Removes one address of an interface.
+    ///
+    /// # Errors
+    /// When netlink fails.
+    pub fn remove_address(&self, address: IpAddr) -> Result<()> {
+        self.runtime.block_on(async {
+            let request = self.handle.address().get().set_address_filter(address).execute();
+            for message in request.try_collect::<Vec<_>>().await.context("listing addresses")? {
+                let request = self.handle.address().del(message);
+                request.execute().await.context("removing an address")?;
+            }
+            Ok(())
+        })
+    }
+
     /// Removes every address of an interface but IPv6 link-local ones.
     ///
     /// # Errors
@@ -135,6 +177,19 @@ impl Wiring {
         };
         let request = self.handle.route().add(route).replace();
         self.wait(request.execute(), "adding a default route")
+    }
+
+    /// Adds an IPv4 default route to another table than the main one.
+    ///
+    /// # Errors
+    /// When there is no such interface, or the kernel refuses.
+    pub fn add_default_route_to(&self, name: &str, router: Ipv4Addr, table: u32) -> Result<()> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(router)
+            .output_interface(self.existing(name)?)
+            .table_id(table)
+            .build();
+        self.wait(self.handle.route().add(route).execute(), "adding a default route")
     }
 
     /// Removes the default routes of an interface, both families.
@@ -182,6 +237,41 @@ impl Wiring {
             let request = self.handle.rule().get(version).execute();
             request.try_collect::<Vec<_>>().await.context("listing rules")
         })
+    }
+
+    /// Removes every routing rule that the kernel did not make itself, and every route outside the
+    /// tables `main` and `local`, as systemd-networkd does when it starts. How many rules there were.
+    ///
+    /// # Errors
+    /// When netlink fails.
+    pub fn flush_rules(&self) -> Result<usize> {
+        let mut removed = 0;
+        for v6 in [false, true] {
+            for rule in self.rules(v6)? {
+                let kernel = RuleAttribute::Protocol(RouteProtocol::Kernel);
+                if !rule.attributes.contains(&kernel) {
+                    self.wait(self.handle.rule().del(rule).execute(), "removing a rule")?;
+                    removed += 1;
+                }
+            }
+        }
+        for route in self.routes()? {
+            // RT_TABLE_MAIN and RT_TABLE_LOCAL; a table beyond 255 is in an attribute.
+            if ![254, 255].contains(&route.header.table) {
+                self.wait(self.handle.route().del(route).execute(), "removing a route")?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Adds a rule that leads every packet of IPv4 to a table, as a VPN's does.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_rule(&self, priority: u32, table: u32) -> Result<()> {
+        let request = self.handle.rule().add().v4().priority(priority).table_id(table);
+        let request = request.action(RuleAction::ToTable);
+        self.wait(request.execute(), "adding a rule")
     }
 
     fn links(&self) -> Result<Vec<LinkMessage>> {

@@ -1,16 +1,17 @@
 //! The examination, and obstacles that are really there.
 
-use crate::stage::{ORIGIN, Stage, join, prepare, tell, until};
+use crate::stage::{ORIGIN, Stage, expect, join, prepare, tell, until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
-use std::net::{Ipv6Addr, UdpSocket};
+use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_tests::daemon::edit;
-use whimbrel_tests::lab::{BOTH, Layout, World};
+use whimbrel_tests::lab::{BOTH, Layout, Wiring, World};
 
 /// What `doctor --json` says, and whether it is content.
 fn examine(world: &World) -> Result<(bool, Value)> {
@@ -98,6 +99,51 @@ pub(crate) fn strict_filtering_is_named_and_the_command_mends_it() -> Result<()>
     until("the link is ready", || Ok(state_of(&stage, "cell0")? == "warm"))?;
     let (well, document) = examine(&stage.world)?;
     ensure!(well, "{document:#}");
+    Ok(())
+}
+
+pub(crate) fn ipv6_that_is_switched_off_is_named_and_the_command_mends_it() -> Result<()> {
+    let (world, origin) = prepare(Layout::standard(), |_| {})?;
+    // Before the TUN is there, so that it is made without IPv6; the links have theirs.
+    sysctl(&world, "net.ipv6.conf.default.disable_ipv6", "1")?;
+    let gateway = world.start_gateway()?;
+    world.join_client("laptop")?;
+    let client = world.start_client("laptop")?;
+    let mut stage = Stage { client, gateway, origin, world };
+    until("the spare link is ready", || Ok(state_of(&stage, "cell0")? == "warm"))?;
+    stage.pair(ORIGIN[0])?.converse()?;
+    let (well, document) = examine(&stage.world)?;
+    ensure!(!well, "{document:#}");
+    let found = findings(&document, "IPv6");
+    ensure!(found.len() == 1 && found[0].1.contains("whimbrel0, but"), "{document:#}");
+    let command = commands(&document, "IPv6").swap_remove(0);
+    ensure!(command == "sudo sysctl -w net.ipv6.conf.default.disable_ipv6=0", "{command}");
+
+    // What it says to do.
+    sysctl(&stage.world, "net.ipv6.conf.default.disable_ipv6", "0")?;
+    drop(stage.client);
+    stage.client = stage.world.start_client("laptop")?;
+    stage.pair(ORIGIN[1])?.converse()?;
+    until("the spare link is ready", || Ok(state_of(&stage, "cell0")? == "warm"))?;
+    let (well, document) = examine(&stage.world)?;
+    ensure!(well && findings(&document, "IPv6").is_empty(), "{document:#}");
+    Ok(())
+}
+
+/// A rule as that of a VPN that sends everything to itself (an exit node of Tailscale has this one).
+pub(crate) fn a_vpn_that_comes_first_is_named() -> Result<()> {
+    let stage = Stage::raise()?;
+    stage.pair(ORIGIN[0])?.converse()?;
+    stage.world.host("laptop").run(|wiring| {
+        wiring.add_default_route_to("wifi0", Ipv4Addr::new(192, 168, 10, 1), 52)?;
+        wiring.add_rule(5270, 52)
+    })?;
+    ensure!(stage.pair(ORIGIN[0]).is_err(), "it is captured all the same");
+    let (well, document) = examine(&stage.world)?;
+    let found = findings(&document, "routing rules");
+    ensure!(!well && found.len() == 1, "{document:#}");
+    ensure!(found[0].0 == "broken" && found[0].1.contains("rule 5270"), "{document:#}");
+    ensure!(commands(&document, "routing rules") == ["ip rule show priority 5270"], "{document:#}");
     Ok(())
 }
 
@@ -204,6 +250,57 @@ pub(crate) fn rules_left_by_a_killed_daemon_are_named_and_cleaned_up() -> Result
         .filter(|finding| finding["weight"] == "broken")
         .collect();
     ensure!(broken.len() == 1 && broken[0]["subject"] == "daemon", "{document:#}");
+    Ok(())
+}
+
+/// How many rules of each family and routes the laptop has.
+fn rules(world: &World) -> Result<[usize; 3]> {
+    world.host("laptop").run(|wiring| {
+        let (v4, v6) = (wiring.rules(false)?, wiring.rules(true)?);
+        Ok([v4.len(), v6.len(), wiring.routes()?.len()])
+    })
+}
+
+pub(crate) fn rules_that_another_program_removes_come_back() -> Result<()> {
+    let stage = Stage::raise()?;
+    let mut old = stage.pair(ORIGIN[0])?;
+    let laptop = stage.world.host("laptop");
+    let before = rules(&stage.world)?;
+    for round in 1..=2 {
+        // What this connection sends without its rule goes astray, an acknowledgement too: after
+        // this it owes none.
+        old.converse()?;
+        old.app.write_all(b"over")?;
+        expect(&mut old.server, b"over")?;
+        let removed = laptop.run(Wiring::flush_rules)?;
+        ensure!(removed > 3, "{removed} rules were there in round {round}");
+        until("the rules are back", || Ok::<_, anyhow::Error>(rules(&stage.world)? == before))?;
+        old.converse()?;
+        for origin in ORIGIN {
+            let mut pair = stage.pair(origin)?;
+            ensure!(pair.captured(), "a new connection to {origin} goes around");
+            pair.converse()?;
+        }
+    }
+    let restored =
+        || Ok::<_, anyhow::Error>(stage.client.status(&stage.world)?["restored"].as_u64());
+    let told = || {
+        let events = stage.client.show(&stage.world, "events")?;
+        let told = events.as_array().into_iter().flatten();
+        Ok::<_, anyhow::Error>(told.filter(|it| it["event"] == "restored").count() as u64)
+    };
+    // What is taken away bit by bit comes back bit by bit.
+    until("every time is told", || Ok(restored()? >= Some(2) && restored()? == Some(told()?)))?;
+    let (well, document) = examine(&stage.world)?;
+    let found = findings(&document, "routing rules");
+    ensure!(well && found.len() == 1 && found[0].1.contains("times"), "{document:#}");
+    ensure!(commands(&document, "routing rules")[0].contains("networkd"), "{document:#}");
+    // Changing one's own mind is no theft.
+    let known = restored()?;
+    stage.client.command(&stage.world, &["pause"])?;
+    stage.client.command(&stage.world, &["resume"])?;
+    until("connections are captured again", || Ok(stage.pair(ORIGIN[0]).is_ok()))?;
+    ensure!(restored()? == known, "it robbed itself");
     Ok(())
 }
 

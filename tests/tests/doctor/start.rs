@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use whimbrel_common::identity::SecretKey;
+use whimbrel_tests::daemon::edit;
 use whimbrel_tests::lab::{Layout, World};
 use whimbrel_tests::role;
 
@@ -94,10 +95,22 @@ pub(crate) fn what_stands_in_the_way_of_a_start_has_a_sentence_and_a_code_of_its
     fs::write(&other, &before)?;
     fs::copy(config.with_extension("key"), other.with_extension("key"))?;
     let second = stage.world.run_client("laptop", &["up", "--config", text(&other)])?;
-    told.push(
-        expect(&second, 73, "already used by the interface whimbrel0")
-            .or_else(|_| expect(&second, 75, "in use by another process"))?,
-    );
+    told.push(expect(&second, 75, "connections through whimbrel0")?);
+    // And with an interface of its own it would take the first one's rules away.
+    edit(&other, |table| {
+        let capture = table["capture"].as_table_mut().expect("the lab has written one");
+        capture.insert("interface".into(), "other0".into());
+        capture.insert("address4".into(), "10.99.0.1".into());
+        capture.insert("address6".into(), "fd99::1".into());
+    })?;
+    let second = stage.world.run_client("laptop", &["up", "--config", text(&other)])?;
+    expect(&second, 75, "connections through whimbrel0")?;
+    // So would who cleans up behind a daemon that is not gone.
+    let cleanup = stage.world.run_client("laptop", &["cleanup", "--config", text(&other)])?;
+    expect(&cleanup, 75, "connections through whimbrel0")?;
+    let doctor = stage.world.run_client("laptop", &["doctor", "--config", text(&other)])?;
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    ensure!(doctor.status.success() && said.contains("Another one is"), "{said}");
     // The first one does not notice.
     stage.pair(crate::stage::ORIGIN[0])?.converse()?;
 
@@ -174,5 +187,24 @@ pub(crate) fn an_invite_that_cannot_be_used_says_why() -> Result<()> {
     let output = attempt(invite, "right")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     expect(&attempt(invite, "again")?, 1, "was used before")?;
+
+    // One that lay unread for longer than it is good for.
+    let late = world.ask_gateway(&["invite", "late", "--config", text(&gateway)])?;
+    let list = gateway.with_extension("invites");
+    let expired = fs::read_to_string(&list)?.lines().map(let_expire).collect::<String>();
+    fs::write(&list, expired)?;
+    expect(&attempt(late.trim(), "late")?, 1, "has expired")?;
     Ok(())
+}
+
+/// A line of the gateway's list of invites, with its end 25 hours earlier.
+fn let_expire(line: &str) -> String {
+    let words: Vec<&str> = line.split(' ').collect();
+    match words.as_slice() {
+        [name @ "late", hash, expires] => {
+            let expires: u64 = expires.parse().expect("the gateway's own number");
+            format!("{name} {hash} {}\n", expires - 25 * 3600)
+        }
+        _ => format!("{line}\n"),
+    }
 }

@@ -73,6 +73,26 @@ pub(crate) fn a_link_that_appears_later_takes_over_when_the_first_dies() -> Resu
     stage.end(ride)
 }
 
+/// A cable appears, with a better metric than what there is, and is pulled out again.
+pub(crate) fn docking_moves_onto_the_cable_and_undocking_back() -> Result<()> {
+    let docked = layout().with_link("wifi0", |link| link.metric = 50);
+    let undocked = |world: &whimbrel_tests::lab::World| unplug(&world.link("wifi0"));
+    let mut stage = Stage::open(docked, GATEWAY_V4.into(), |_| {}, undocked)?;
+    stage.until_active("cell0")?;
+    let session = stage.client.status(&stage.world)?["session"].clone();
+    let mut ride = Ride::begin(&stage.world, ORIGIN_V4)?;
+    let since = Moment::now();
+    stage.world.link("wifi0").plug()?;
+    let better = ["preferred", "return", "black-hole", "peer-asked"];
+    stage.moved(&mut ride, since, ("cell0", "wifi0"), &better)?;
+    let since = Moment::now();
+    unplug(&stage.world.link("wifi0"))?;
+    stage.moved(&mut ride, since, ("wifi0", "cell0"), &LOST)?;
+    let after = stage.client.status(&stage.world)?["session"].clone();
+    ensure!(after == session, "the session is another one");
+    stage.end(ride)
+}
+
 /// Round trip, window and packet size of the old path are nothing the new one may rely on.
 pub(crate) fn a_new_path_starts_with_measures_of_its_own() -> Result<()> {
     const NARROW: usize = 1400;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use ring::digest::{Context as Hash, SHA256};
 use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -180,16 +181,23 @@ impl Stage {
         status["moves"].as_u64().with_context(|| format!("no moves in {status}"))
     }
 
-    /// Waits until a link carries the traffic and every other link is ready to.
+    /// Waits until a link carries the traffic.
     pub(crate) fn until_active(&self, link: &str) -> Result<()> {
+        self.until(&format!("{link} carries the traffic"), |status| {
+            let mut paths = status["paths"].as_array().into_iter().flatten();
+            paths.any(|path| path["link"] == link && path["state"] == "active")
+        })
+    }
+
+    /// Waits until the client's status is like this.
+    pub(crate) fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let status = self.client.status(&self.world)?;
-            let mut paths = status["paths"].as_array().into_iter().flatten();
-            if paths.any(|path| path["link"] == link && path["state"] == "active") {
+            if is(&status) {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "{link} never carried the traffic: {status}");
+            ensure!(Instant::now() < deadline, "never: {what}; {status}");
             std::thread::sleep(ASK_EVERY);
         }
     }

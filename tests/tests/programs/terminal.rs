@@ -20,6 +20,8 @@ pub(crate) struct Terminal {
     screen: Receiver<Vec<u8>>,
     /// What appeared and was not expected yet.
     seen: Vec<u8>,
+    /// Everything that appeared.
+    all: Vec<u8>,
 }
 
 impl Terminal {
@@ -38,7 +40,7 @@ impl Terminal {
                 }
             }
         });
-        let terminal = Self { keyboard: ours, screen, seen: Vec::new() };
+        let terminal = Self { keyboard: ours, screen, seen: Vec::new(), all: Vec::new() };
         Ok((terminal, [theirs.into(), output.into(), error.into()]))
     }
 
@@ -67,6 +69,15 @@ impl Terminal {
         }
     }
 
+    /// Whether some text has appeared by now, found or not.
+    pub(crate) fn has_appeared(&mut self, text: &str) -> bool {
+        while let Ok(more) = self.screen.try_recv() {
+            self.take(&more);
+        }
+        let text = text.as_bytes();
+        self.all.windows(text.len()).any(|window| window == text)
+    }
+
     /// Reads exactly this text and nothing before it.
     pub(crate) fn read(&mut self, text: &str) -> Result<()> {
         let text = text.as_bytes();
@@ -81,10 +92,15 @@ impl Terminal {
 
     fn read_more(&mut self, deadline: Instant) -> Result<()> {
         match self.screen.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(more) => self.seen.extend(more),
+            Ok(more) => self.take(&more),
             Err(error) => bail!("{error}; the screen says: {}", self.rest()),
         }
         Ok(())
+    }
+
+    fn take(&mut self, more: &[u8]) {
+        self.seen.extend_from_slice(more);
+        self.all.extend_from_slice(more);
     }
 
     fn rest(&self) -> String {

@@ -37,10 +37,81 @@ pub struct Facts {
     pub networks: Vec<Network>,
     /// Routing rules that matter; `None` if they cannot be read.
     pub rules: Option<Vec<RuleFact>>,
+    /// The interface our rules lead to, if it is there: some daemon runs.
+    pub captor: Option<String>,
     /// Tunnels of other programs.
     pub vpns: Vec<Vpn>,
     /// Folders that are written to.
     pub rooms: Vec<Room>,
+    /// Whether packets get through the TUN and back.
+    pub passage: Passage,
+    /// Who filters packets here.
+    pub firewall: Firewall,
+    /// What keeps users from making namespaces.
+    pub closed: Vec<ClosedDoor>,
+    /// Connections the kernel keeps track of, and how many it can; `None` where it does not.
+    pub tracked: Option<(u64, u64)>,
+    /// IPv6 is switched off for the TUN, or for interfaces that are yet to come.
+    pub tun_without_v6: bool,
+}
+
+/// Whether packets get through the TUN and back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Passage {
+    /// Nobody tried: no daemon captures, or none is attached.
+    NotTried,
+    /// What was asked through the TUN was answered.
+    Open,
+    /// Nothing came back.
+    Closed,
+}
+
+/// Who filters packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Firewall {
+    /// firewalld.
+    Firewalld,
+    /// ufw.
+    Ufw,
+    /// Whoever uses nftables.
+    Nftables,
+    /// Whoever uses iptables.
+    Iptables,
+    /// Nobody known.
+    Unknown,
+}
+
+/// A setting that keeps users from making namespaces, which `whimbrel run` needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClosedDoor {
+    /// `user.max_user_namespaces` is 0.
+    Limit,
+    /// `kernel.unprivileged_userns_clone` is 0, a switch of Debian's.
+    Switch,
+    /// AppArmor asks for a profile.
+    AppArmor {
+        /// Our profile is installed.
+        profile: bool,
+    },
+}
+
+/// Where the AppArmor profile is installed.
+pub const PROFILE: &str = "/etc/apparmor.d/whimbrel";
+
+impl ClosedDoor {
+    /// The command that opens it.
+    #[must_use]
+    pub fn command(self) -> String {
+        let load = format!("sudo apparmor_parser -r {PROFILE}");
+        match self {
+            Self::Limit => "sudo sysctl user.max_user_namespaces=10000".to_owned(),
+            Self::Switch => "sudo sysctl kernel.unprivileged_userns_clone=1".to_owned(),
+            Self::AppArmor { profile: true } => load,
+            Self::AppArmor { profile: false } => {
+                format!("sudo install -m 644 systemd/apparmor.profile {PROFILE} && {load}")
+            }
+        }
+    }
 }
 
 /// What a process may do.
@@ -127,6 +198,8 @@ pub struct Running {
     pub trouble: Option<(Trouble, String)>,
     /// What new connections get.
     pub capture: Capture,
+    /// How often another program removed its rules, and it put them back.
+    pub restored: u64,
     /// Of whom this host asks names.
     pub names: Names,
     /// The links it uses.
@@ -155,6 +228,8 @@ pub enum DaemonState {
 pub enum Capture {
     /// They are carried.
     On,
+    /// Only those of `whimbrel run` are carried.
+    Commands,
     /// They go direct, by request.
     Paused,
     /// They go direct, because the gateway is out of reach.

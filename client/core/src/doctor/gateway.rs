@@ -2,6 +2,7 @@
 
 use crate::trouble::Trouble;
 
+use super::firewall::let_out;
 use super::{
     Daemon, DaemonState, Facts, Reach, Remedy, Report, Running, Settings, Setup, Subject, Weight,
     advise, run,
@@ -104,6 +105,10 @@ fn trouble_of(
                 run("sudo whimbrel-gateway status"),
                 advise("If it works over another network, as a phone's, this one blocks UDP."),
             ],
+        ),
+        Trouble::Forbidden => (
+            format!("A firewall of this machine forbids UDP to the gateway {gateway}."),
+            let_out(facts.firewall, *port),
         ),
         Trouble::NotOurs => (
             format!("What answers at {gateway} is no Whimbrel gateway."),

@@ -13,6 +13,17 @@ pub(super) fn examine(facts: &Facts, report: &mut Report) {
     }
     sleep(facts, report);
     clock(facts, report);
+    namespaces(facts, report);
+}
+
+fn namespaces(facts: &Facts, report: &mut Report) {
+    report.looked_at(Subject::Namespaces);
+    if !facts.closed.is_empty() {
+        let text = "`whimbrel run` cannot wrap commands of ordinary users: this machine keeps them \
+                    from making namespaces.";
+        let open: Vec<Remedy> = facts.closed.iter().map(|door| run(door.command())).collect();
+        report.find(Subject::Namespaces, Weight::Remark, text, open);
+    }
 }
 
 fn tun(facts: &Facts, report: &mut Report) {

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use crate::plan::PRIORITIES;
+use crate::plan::{CAPTURE, PRIORITIES};
 
 use super::{
-    Daemon, Facts, Link, LinkTrouble, Report, RuleFact, RuleKind, Settings, Setup, Subject, Weight,
-    advise, run,
+    Capture, Daemon, Facts, Link, LinkTrouble, Remedy, Report, RuleFact, RuleKind, Settings, Setup,
+    Subject, Weight, advise, run,
 };
 
 /// QUIC needs 1,200 bytes of UDP payload (RFC 9000 §14); IPv6 and UDP add 48.
@@ -23,6 +23,30 @@ pub(super) fn examine(facts: &Facts, report: &mut Report) {
         rules(facts, found, report);
     }
     vpns(facts, report);
+    ipv6(facts, report);
+}
+
+/// Without IPv6 on the TUN nothing of it is captured.
+fn ipv6(facts: &Facts, report: &mut Report) {
+    let with: Vec<&str> =
+        uplinks(facts).filter(|link| link.families[1]).map(|link| link.name.as_str()).collect();
+    let Setup::Ready(settings) = &facts.setup else { return };
+    if with.is_empty() {
+        return;
+    }
+    report.looked_at(Subject::Ipv6);
+    if facts.tun_without_v6 {
+        let text = format!(
+            "IPv6 is switched off for {}, but {} has it: connections to IPv6 addresses are not \
+             carried.",
+            settings.interface,
+            with.join(" and ")
+        );
+        let on = run("sudo sysctl -w net.ipv6.conf.default.disable_ipv6=0");
+        let again =
+            advise("Then restart Whimbrel, and correct the file in /etc/sysctl.d that says it.");
+        report.find(Subject::Ipv6, Weight::Hampered, text, [on, again]);
+    }
 }
 
 fn uplinks(facts: &Facts) -> impl Iterator<Item = &Link> {
@@ -66,7 +90,7 @@ fn state(link: &Link) -> Option<String> {
     Some(format!("{} {what}", link.name))
 }
 
-fn remedy(link: &Link) -> Option<super::Remedy> {
+fn remedy(link: &Link) -> Option<Remedy> {
     match link.trouble? {
         LinkTrouble::Disabled => Some(run(format!("sudo ip link set {} up", link.name))),
         LinkTrouble::NoCarrier | LinkTrouble::NoAddress | LinkTrouble::NoRoute => None,
@@ -150,11 +174,7 @@ fn addresses(facts: &Facts, settings: &Settings, report: &mut Report) {
 
 fn rules(facts: &Facts, found: &[RuleFact], report: &mut Report) {
     report.looked_at(Subject::Rules);
-    let absent = matches!(facts.daemon, Daemon::Absent);
-    if absent && found.iter().any(|rule| rule.kind == RuleKind::Ours) {
-        let text = "A daemon that was killed left its rules behind: what it carried cannot go on.";
-        report.find(Subject::Rules, Weight::Broken, text, [run("sudo whimbrel cleanup")]);
-    }
+    our_rules(facts, found, report);
     let foreign = || found.iter().filter(|rule| rule.kind != RuleKind::Ours);
     for rule in foreign() {
         let priority = rule.priority;
@@ -189,6 +209,49 @@ fn rules(facts: &Facts, found: &[RuleFact], report: &mut Report) {
         let change = advise(format!("Set paths.mark in {} to another number.", settings.file));
         report.find(Subject::Rules, Weight::Hampered, text, [change]);
     }
+}
+
+fn our_rules(facts: &Facts, found: &[RuleFact], report: &mut Report) {
+    let mut ours = found.iter().filter(|rule| rule.kind == RuleKind::Ours);
+    match &facts.daemon {
+        Daemon::Absent if facts.captor.is_none() && ours.next().is_some() => {
+            let text =
+                "A daemon that was killed left its rules behind: what it carried cannot go on.";
+            report.find(Subject::Rules, Weight::Broken, text, [run("sudo whimbrel cleanup")]);
+        }
+        Daemon::Running(running) if matches!(running.capture, Capture::On | Capture::Blocked) => {
+            if !ours.any(|rule| rule.priority == CAPTURE) {
+                let text = "Whimbrel's routing rules are gone: no new connection is carried. Another \
+                            program removes them as often as they are put back.";
+                report.find(Subject::Rules, Weight::Broken, text, keep_rules());
+            } else if running.restored > 0 {
+                let times = match running.restored {
+                    1 => "once".to_owned(),
+                    more => format!("{more} times"),
+                };
+                let text = format!(
+                    "Another program removed Whimbrel's routing rules, {times} since the daemon \
+                     started; each time they were put back at once."
+                );
+                report.find(Subject::Rules, Weight::Remark, text, keep_rules());
+            }
+        }
+        Daemon::Running(_) | Daemon::Absent | Daemon::Denied | Daemon::Broken(_) => {}
+    }
+}
+
+/// `ManageForeignRoutingPolicyRules` and `ManageForeignRoutes` of networkd.conf(5).
+fn keep_rules() -> [Remedy; 3] {
+    [
+        advise(
+            "systemd-networkd does so when it starts, unless it is told to leave others' alone:",
+        ),
+        run(
+            "printf '[Network]\\nManageForeignRoutingPolicyRules=no\\nManageForeignRoutes=no\\n' | \
+             sudo install -D -m 644 /dev/stdin /etc/systemd/networkd.conf.d/whimbrel.conf",
+        ),
+        run("sudo systemctl restart systemd-networkd"),
+    ]
 }
 
 fn vpns(facts: &Facts, report: &mut Report) {

@@ -78,6 +78,15 @@ fn daemon(facts: &Facts, report: &mut Report) {
         }
         // The unit says it better.
         Daemon::Absent if facts.unit.is_some_and(|unit| unit.state == UnitState::Failed) => {}
+        Daemon::Absent if ready && facts.captor.is_some() => {
+            let other = facts.captor.as_deref().unwrap_or_default();
+            let text = format!(
+                "Whimbrel is not running with this configuration. Another one is, and carries this \
+                 machine's connections through {other}: only one can."
+            );
+            let beside = advise("`whimbrel run` works beside it.");
+            report.find(Subject::Daemon, Weight::Remark, text, [beside]);
+        }
         Daemon::Absent if ready => {
             let text = "Whimbrel is not running: connections are as they are without it.";
             report.find(Subject::Daemon, Weight::Broken, text, [start(facts)]);

@@ -19,6 +19,7 @@ fn running() -> Running {
         state: DaemonState::Attached,
         trouble: None,
         capture: Capture::On,
+        restored: 0,
         names: Names::Gateway,
         paths: vec![path("wlan0"), path("wwan0")],
         version: "1.0".to_owned(),
@@ -38,8 +39,10 @@ fn well() -> Facts {
         mark: 21009,
         key: Key::Fine,
     };
-    let ours =
-        RuleFact { family: Family::V4, priority: 5400, kind: RuleKind::Ours, mark: Some(21009) };
+    let ours = |priority| {
+        let mark = (priority == 5400).then_some(21009);
+        RuleFact { family: Family::V4, priority, kind: RuleKind::Ours, mark }
+    };
     Facts {
         option: String::new(),
         rights: Rights { root: true, capable: true, possible: true },
@@ -53,16 +56,22 @@ fn well() -> Facts {
         clock: Clock { unix_seconds: 1_800_000_000, synchronised: Some(true) },
         links: vec![link("wlan0", 600), link("wwan0", 700)],
         networks: Vec::new(),
-        rules: Some(vec![ours]),
+        rules: Some([5400, 5402, 5414].map(ours).to_vec()),
+        captor: Some("whimbrel0".to_owned()),
         vpns: Vec::new(),
         rooms: vec![Room { folder: "/run/whimbrel".to_owned(), free: 1 << 30 }],
+        passage: Passage::Open,
+        firewall: Firewall::Unknown,
+        closed: Vec::new(),
+        tracked: Some((100, 65_536)),
+        tun_without_v6: false,
     }
 }
 
 /// The same without a daemon, which started once and was stopped in order.
 fn stopped() -> Facts {
     let unit = Some(Unit { installed: true, enabled: true, state: UnitState::Inactive });
-    Facts { daemon: Daemon::Absent, unit, rules: Some(Vec::new()), ..well() }
+    Facts { daemon: Daemon::Absent, unit, rules: Some(Vec::new()), captor: None, ..well() }
 }
 
 fn settings(facts: &mut Facts) -> &mut Settings {
@@ -108,7 +117,7 @@ fn a_machine_in_order_has_no_findings() {
     let report = examine(&well());
     assert_eq!(report.findings, []);
     assert!(report.is_well());
-    assert_eq!(report.fine.len(), 17, "{:?}", report.fine);
+    assert_eq!(report.fine.len(), 21, "{:?}", report.fine);
 }
 
 #[test]
@@ -166,8 +175,15 @@ fn a_unit_that_is_not_enabled_is_told() {
 }
 
 #[test]
-fn four_ways_not_to_reach_the_gateway_have_four_sentences() {
-    let troubles = [Trouble::Unreachable, Trouble::NotOurs, Trouble::WrongKey, Trouble::Revoked];
+fn ways_not_to_reach_the_gateway_have_a_sentence_each() {
+    let troubles = [
+        Trouble::Unreachable,
+        Trouble::NotOurs,
+        Trouble::WrongKey,
+        Trouble::Revoked,
+        Trouble::Forbidden,
+        Trouble::NoFamily,
+    ];
     let texts = |facts: &Facts| {
         let gateway = |finding: &Finding| finding.subject == Subject::Gateway;
         let found = examine(facts).findings;
@@ -187,7 +203,7 @@ fn four_ways_not_to_reach_the_gateway_have_four_sentences() {
     }
     seen.sort();
     seen.dedup();
-    assert_eq!(seen.len(), 4, "{seen:?}");
+    assert_eq!(seen.len(), troubles.len(), "{seen:?}");
 }
 
 #[test]
@@ -265,7 +281,9 @@ fn an_address_that_is_taken_differs_from_a_network_around_it() {
 fn rules_of_others_matter_by_their_place_and_mark() {
     let mut facts = well();
     let mut with = |priority, kind, mark| {
-        facts.rules = Some(vec![RuleFact { family: Family::V4, priority, kind, mark }]);
+        let mut rules = well().rules.unwrap();
+        rules.push(RuleFact { family: Family::V4, priority, kind, mark });
+        facts.rules = Some(rules);
         facts.clone()
     };
     let everything = RuleKind::Everything { table: 52 };
@@ -282,6 +300,27 @@ fn rules_without_a_daemon_were_left_behind() {
     let report = examine(&facts);
     let left = report.findings.iter().find(|finding| finding.subject == Subject::Rules).unwrap();
     assert_eq!(commands(left), ["sudo whimbrel cleanup"]);
+}
+
+#[test]
+fn rules_of_a_daemon_that_runs_are_no_leftovers() {
+    let facts = Facts { rules: well().rules, captor: Some("whimbrel0".to_owned()), ..stopped() };
+    expect(&facts, Subject::Daemon, Weight::Remark, "through whimbrel0: only one can");
+}
+
+#[test]
+fn rules_that_go_missing_are_told_with_who_removes_them() {
+    let mut facts = well();
+    daemon(&mut facts).restored = 2;
+    let finding = expect(&facts, Subject::Rules, Weight::Remark, "2 times");
+    assert!(commands(&finding)[0].contains("ManageForeignRoutingPolicyRules=no"));
+    facts.rules.as_mut().unwrap().retain(|rule| rule.priority != 5414);
+    expect(&facts, Subject::Rules, Weight::Broken, "are gone");
+    for capture in [Capture::Paused, Capture::Direct, Capture::Commands] {
+        daemon(&mut facts).capture = capture;
+        let found = examine(&facts).findings;
+        assert!(found.iter().all(|finding| finding.subject != Subject::Rules), "{found:?}");
+    }
 }
 
 #[test]
@@ -302,7 +341,7 @@ fn what_a_daemon_needs_is_asked_only_where_none_runs() {
     let subjects: Vec<Subject> =
         examine(&facts).findings.iter().map(|finding| finding.subject).collect();
     assert_eq!(subjects, [Subject::Daemon, Subject::TunDevice, Subject::Rights]);
-    facts.daemon = well().daemon;
+    let facts = Facts { daemon: well().daemon, rules: well().rules, ..facts };
     assert_eq!(examine(&facts).findings, []);
 }
 
@@ -311,6 +350,63 @@ fn a_daemon_that_may_not_delay_sleep_is_told_to_get_the_rules() {
     let facts = Facts { sleep: Sleep::Undelayed, ..well() };
     let finding = expect(&facts, Subject::Sleep, Weight::Remark, "may not delay sleep");
     assert!(matches!(&finding.remedies[..], [Remedy::Advice(it)] if it.contains("polkit")));
+}
+
+#[test]
+fn every_firewall_is_told_in_its_own_words() {
+    let kinds = [
+        (Firewall::Firewalld, "firewall-cmd --permanent --zone=trusted --add-interface=whimbrel0"),
+        (Firewall::Ufw, "ufw allow in on whimbrel0"),
+        (Firewall::Nftables, "nft insert rule inet filter input iifname whimbrel0 accept"),
+        (Firewall::Iptables, "iptables -I INPUT -i whimbrel0 -j ACCEPT"),
+    ];
+    for (firewall, command) in kinds {
+        let facts = Facts { passage: Passage::Closed, firewall, ..well() };
+        let finding = expect(&facts, Subject::Firewall, Weight::Broken, "through whimbrel0");
+        assert_eq!(commands(&finding)[0], format!("sudo {command}"));
+        let mut facts = Facts { firewall, ..well() };
+        daemon(&mut facts).state = DaemonState::Connecting;
+        daemon(&mut facts).trouble = Some((Trouble::Forbidden, "in words".to_owned()));
+        let finding = expect(&facts, Subject::Gateway, Weight::Broken, "forbids UDP");
+        let Some(Remedy::Command(last) | Remedy::Advice(last)) = finding.remedies.first() else {
+            panic!("{finding:?}")
+        };
+        assert!(last.contains("443") || firewall == Firewall::Nftables, "{last}");
+    }
+}
+
+#[test]
+fn a_full_table_of_connections_is_told_before_it_drops_any() {
+    let finding = expect(
+        &Facts { tracked: Some((62_260, 65_536)), ..well() },
+        Subject::Tracking,
+        Weight::Hampered,
+        "62260 connections",
+    );
+    assert_eq!(commands(&finding), ["sudo sysctl -w net.netfilter.nf_conntrack_max=131072"]);
+    assert_eq!(examine(&Facts { tracked: Some((60_000, 65_536)), ..well() }).findings, []);
+    assert!(!examine(&Facts { tracked: None, ..well() }).fine.contains(&Subject::Tracking));
+}
+
+#[test]
+fn a_tun_without_ipv6_matters_where_a_link_has_it() {
+    let mut facts = Facts { tun_without_v6: true, ..well() };
+    facts.links[1].families = [true, false];
+    expect(&facts, Subject::Ipv6, Weight::Hampered, "but wlan0 has it");
+    facts.links[0].families = [true, false];
+    assert_eq!(examine(&facts).findings, []);
+}
+
+#[test]
+fn closed_namespaces_hamper_wrapped_commands_only() {
+    let closed =
+        vec![ClosedDoor::Limit, ClosedDoor::Switch, ClosedDoor::AppArmor { profile: false }];
+    let finding =
+        expect(&Facts { closed, ..well() }, Subject::Namespaces, Weight::Remark, "`whimbrel run`");
+    let commands = commands(&finding);
+    assert_eq!(commands[0], "sudo sysctl user.max_user_namespaces=10000");
+    assert_eq!(commands[1], "sudo sysctl kernel.unprivileged_userns_clone=1");
+    assert!(commands[2].ends_with("apparmor_parser -r /etc/apparmor.d/whimbrel"), "{commands:?}");
 }
 
 #[test]

@@ -124,9 +124,23 @@ fn another_lease_after_roaming_is_a_change_of_the_link() {
     laptop.hear(RouteNetlinkMessage::NewAddress(elsewhere.address()));
     laptop.read(&[elsewhere]);
     let told = laptop.told();
-    let changed =
-        matches!(told.as_slice(), [LinkEvent::Changed(it)] if it.v4 == [elsewhere.address]);
-    assert!(changed, "{told:?}");
+    let [LinkEvent::Changed(both), LinkEvent::Changed(other)] = told.as_slice() else {
+        panic!("{told:?}")
+    };
+    assert_eq!(both.v4, [WIFI.address, elsewhere.address]);
+    assert_eq!(other.v4, [elsewhere.address]);
+}
+
+#[test]
+fn an_address_that_takes_the_place_of_another_at_once_keeps_the_link_up() {
+    let mut laptop = Laptop::with(&[WIFI]);
+    let elsewhere = Told { address: Ipv4Addr::new(198, 51, 100, 7), ..WIFI };
+    laptop.hear(RouteNetlinkMessage::NewAddress(elsewhere.address()));
+    laptop.hear(RouteNetlinkMessage::DelAddress(WIFI.address()));
+    laptop.read(&[elsewhere]);
+    let told = laptop.told();
+    assert!(told.iter().all(|event| matches!(event, LinkEvent::Changed(_))), "{told:?}");
+    assert_eq!(laptop.watch.known[&WIFI.index].v4, [elsewhere.address]);
 }
 
 #[test]

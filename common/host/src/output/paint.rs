@@ -36,8 +36,7 @@ impl Palette {
     #[must_use]
     pub fn of_stdout() -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-        Self { colours: !refused && !dumb && std::io::stdout().is_terminal() }
+        Self { colours: !refused && !is_dumb() && std::io::stdout().is_terminal() }
     }
 
     /// The text in the colour of its tone.
@@ -52,6 +51,12 @@ impl Palette {
         };
         if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
     }
+}
+
+/// Whether the terminal says of itself that it does nothing but show letters (`TERM`).
+#[must_use]
+pub fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 /// How many columns a text takes, colours aside. One for each letter: what is printed here is ASCII
