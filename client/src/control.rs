@@ -4,7 +4,6 @@
 mod tests;
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -14,7 +13,7 @@ use whimbrel_client_core::plan::Way;
 use whimbrel_common::config::{InterfaceName, InterfaceNameError};
 use whimbrel_common::units::{Period, UnitError};
 use whimbrel_host::Layout;
-use whimbrel_host::control::{AskError, Changes, Request, Responder, Subscription};
+use whimbrel_host::control::{AskError, Changes, Foreign, Request, Responder, Subscription, Takes};
 use whimbrel_host::metrics;
 
 use crate::devices::Owner;
@@ -23,6 +22,9 @@ use crate::trace;
 
 /// The verbs that change something.
 pub const CHANGES: Changes = &["group", "move", "pause", "resume", "run"];
+
+/// The verbs that descriptors come with.
+pub const TAKES: Takes = &["group", "run"];
 
 /// Events kept for `whimbrel events`: a day of a restless laptop, at about 200 bytes each.
 const EVENTS_KEPT: usize = 1000;
@@ -94,9 +96,9 @@ pub struct Passed {
     /// Who passes it.
     pub(crate) owner: Owner,
     /// The TUN in its network namespace.
-    pub(crate) tun: OwnedFd,
+    pub(crate) tun: Foreign,
     /// Readable once no process is left there.
-    pub(crate) pulse: OwnedFd,
+    pub(crate) pulse: Foreign,
 }
 
 /// What a command passes that keeps the host's network.
@@ -107,7 +109,7 @@ pub struct Grouped {
     /// Where its new connections are to go.
     pub(crate) way: Way,
     /// The folder of its control group.
-    pub(crate) folder: OwnedFd,
+    pub(crate) folder: Foreign,
 }
 
 /// What a command learns.
@@ -179,7 +181,7 @@ fn reply(request: Request, running: &mut impl Running) -> Result<Value, String> 
 fn passed(request: Request) -> Result<Passed, String> {
     let owner = owner(&request)?;
     let Request { passed, .. } = request;
-    let [tun, pulse] = <[OwnedFd; 2]>::try_from(passed).map_err(|passed| {
+    let [tun, pulse] = <[Foreign; 2]>::try_from(passed).map_err(|passed| {
         format!("{} descriptors came with the request; it needs a TUN and a pulse", passed.len())
     })?;
     Ok(Passed { owner, tun, pulse })
@@ -191,7 +193,7 @@ fn grouped(request: Request) -> Result<Grouped, String> {
     let named = args.get("way").and_then(Value::as_str);
     let way = Way::ALL.into_iter().find(|way| named == Some(way.to_string().as_str()));
     let way = way.ok_or("\"way\" must be \"direct\" or \"carried\"")?;
-    let [folder] = <[OwnedFd; 1]>::try_from(passed).map_err(|passed| {
+    let [folder] = <[Foreign; 1]>::try_from(passed).map_err(|passed| {
         format!("{} descriptors came with the request; it needs a control group", passed.len())
     })?;
     Ok(Grouped { owner, way, folder })

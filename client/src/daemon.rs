@@ -94,7 +94,7 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
 
 async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
     let Launch { config, layout, key, reread, purpose } = launch;
-    let control = ControlServer::bind(&layout.socket, control::CHANGES)?;
+    let control = ControlServer::bind(&layout.socket, control::CHANGES, control::TAKES)?;
     let figures =
         config.metrics.0.map(|at| MetricsServer::open(at, control.asker())).transpose()?;
     let (outcomes, host_outcomes) = unbounded_channel();
