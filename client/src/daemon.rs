@@ -267,7 +267,7 @@ impl Daemon {
                 Wake::Link(event) => self.handle_link(event),
                 Wake::Login(news) => self.handle_login(news),
                 Wake::Networks(news) => self.handle_networks(news),
-                Wake::Portal(link, captive) => self.learn_captive(link, captive),
+                Wake::Portal(link, captive) => self.client.tunnel.portals.learn(link, captive),
                 Wake::Resolved(outcome) => self.handle_resolution(outcome),
                 Wake::Names(report) => self.handle_names(report),
                 Wake::Host(Ok(())) => self.announce_ready(),
