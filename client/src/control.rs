@@ -37,8 +37,8 @@ pub trait Running {
     /// The state of the daemon.
     fn status(&mut self) -> Status;
 
-    /// Every flow, by number.
-    fn flows(&self) -> Vec<FlowReport>;
+    /// Flows by number: all, or of each protocol those `most` that moved something last.
+    fn flows(&self, most: Option<usize>) -> Vec<FlowReport>;
 
     /// Figures for a monitoring system, as Prometheus reads them.
     fn metrics(&mut self) -> String;
@@ -156,6 +156,11 @@ pub fn answer(request: Request, responder: Responder, running: &mut impl Running
         running.events().follow(responder);
     } else if request.verb == trace::VERB {
         running.trace(responder);
+    } else if request.verb == "flows" {
+        match count(&request.args, "most") {
+            Ok(most) => responder.reply_long(running.flows(most)),
+            Err(sentence) => responder.reply(Err(sentence)),
+        }
     } else {
         responder.reply(reply(request, running));
     }
@@ -166,7 +171,6 @@ fn reply(request: Request, running: &mut impl Running) -> Result<Value, String> 
     match request.verb.as_str() {
         "status" => Ok(json!(running.status())),
         "paths" => Ok(json!(running.status().paths)),
-        "flows" => Ok(json!(running.flows())),
         metrics::VERB => Ok(json!({ "text": running.metrics() })),
         "events" => Ok(events(&request.args, running.events())),
         "move" => running.relocate(target(&request.args)?).map(done),
@@ -245,6 +249,17 @@ fn duration(args: &Value) -> Result<Option<Duration>, String> {
             Ok(Some(period.0))
         }
         Some(other) => Err(format!("\"duration\" is {}; it must be as \"10m\"", kind(other))),
+    }
+}
+
+fn count(args: &Value, name: &str) -> Result<Option<usize>, String> {
+    match args.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+            let wrong = || format!("{name:?} is {value}; it must be a whole number");
+            count.map(Some).ok_or_else(wrong)
+        }
     }
 }
 

@@ -507,8 +507,8 @@ impl Running for Daemon {
         }
     }
 
-    fn flows(&self) -> Vec<FlowReport> {
-        self.client.flows(Instant::now())
+    fn flows(&self, most: Option<usize>) -> Vec<FlowReport> {
+        self.client.flows(most, Instant::now())
     }
 
     fn metrics(&mut self) -> String {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -71,7 +71,10 @@ impl Asker {
             Request { verb: verb.to_owned(), args: Value::Null, peer, passed: Vec::new() };
         let sent = self.requests.send((request, Responder { lines })).await;
         sent.map_err(|_| STOPPING.to_owned())?;
-        let mut answer = answers.recv().await.ok_or(STOPPING)?;
+        let mut answer = match answers.recv().await.ok_or(STOPPING)? {
+            Answer::Short(value) => value,
+            Answer::Long(write) => serde_json::from_str(&write()).map_err(|e| e.to_string())?,
+        };
         match answer.get("error").and_then(Value::as_str) {
             Some(sentence) => Err(sentence.to_owned()),
             None => Ok(answer["ok"].take()),
@@ -98,13 +101,24 @@ pub struct Request {
 /// Answers one request. Dropped without an answer it tells the peer that the daemon is stopping.
 #[derive(Debug)]
 pub struct Responder {
-    lines: mpsc::Sender<Value>,
+    lines: mpsc::Sender<Answer>,
 }
 
 /// An answer of many lines.
 #[derive(Debug)]
 pub struct Subscription {
-    lines: mpsc::Sender<Value>,
+    lines: mpsc::Sender<Answer>,
+}
+
+/// A line that is not written yet.
+enum Answer {
+    Short(Value),
+    Long(Box<dyn FnOnce() -> String + Send>),
+}
+
+#[derive(Serialize)]
+struct Accepted<T> {
+    ok: T,
 }
 
 impl Responder {
@@ -115,7 +129,17 @@ impl Responder {
             Err(sentence) => json!({ "error": sentence }),
         };
         // The peer may have hung up; then nobody is interested.
-        let _ = self.lines.try_send(line);
+        let _ = self.lines.try_send(Answer::Short(line));
+    }
+
+    /// Answers with a value that is long: it is written by a thread that has nothing else to do.
+    pub fn reply_long(self, value: impl Serialize + Send + 'static) {
+        let write = move || match serde_json::to_string(&Accepted { ok: value }) {
+            Ok(text) => text,
+            Err(error) => json!({ "error": format!("the answer is no JSON: {error}") }).to_string(),
+        };
+        // As above.
+        let _ = self.lines.try_send(Answer::Long(Box::new(write)));
     }
 
     /// Answers with one value after another.
@@ -129,7 +153,7 @@ impl Subscription {
     /// Sends one more value. `false` once the peer has hung up or reads too slowly: drop it then.
     #[must_use]
     pub fn push(&self, value: &Value) -> bool {
-        self.lines.try_send(json!({ "ok": value })).is_ok()
+        self.lines.try_send(Answer::Short(json!({ "ok": value }))).is_ok()
     }
 
     /// Whether the peer has hung up.
@@ -317,7 +341,7 @@ async fn serve(
             line = answers.recv() => match line {
                 Some(line) => {
                     answered = true;
-                    write_line(stream, &line).await?;
+                    write_answer(stream, line).await?;
                 }
                 None if answered => return Ok(()),
                 None => return write_line(stream, &stopping).await,
@@ -345,8 +369,21 @@ async fn read_request(connection: &Connection, peer: Peer) -> Result<Request, St
     Ok(Request { verb: line.verb, args: line.args, peer, passed })
 }
 
+async fn write_answer(stream: &UnixStream, answer: Answer) -> io::Result<()> {
+    match answer {
+        Answer::Short(line) => write_line(stream, &line).await,
+        Answer::Long(write) => {
+            let text = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?;
+            write_text(stream, text).await
+        }
+    }
+}
+
 async fn write_line(stream: &UnixStream, line: &Value) -> io::Result<()> {
-    let mut text = line.to_string();
+    write_text(stream, line.to_string()).await
+}
+
+async fn write_text(stream: &UnixStream, mut text: String) -> io::Result<()> {
     text.push('\n');
     tokio::time::timeout(WRITE_TIME, write_all(stream, text.as_bytes()))
         .await

@@ -279,3 +279,30 @@ fn a_descriptor_that_nobody_reads_stops_nobody() {
         asking.await.unwrap().unwrap();
     });
 }
+
+/// Takes as long to write as whoever holds the other end likes.
+struct Slow(std::sync::mpsc::Receiver<u32>);
+
+impl serde::Serialize for Slow {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(self.0.recv().unwrap())
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_long_answer_of_somebody_else() {
+    let place = place();
+    runtime().block_on(async {
+        let mut server = ControlServer::bind(&place.socket, CHANGES, TAKES).unwrap();
+        let (go_on, slow) = std::sync::mpsc::channel();
+        let socket = place.socket.clone();
+        let long = spawn_blocking(move || ask(&socket, "flows", &Value::Null));
+        server.next().await.1.reply_long(Slow(slow));
+        let socket = place.socket.clone();
+        let short = spawn_blocking(move || ask(&socket, "status", &Value::Null));
+        server.next().await.1.reply(Ok(json!("fine")));
+        assert_eq!(short.await.unwrap().unwrap(), "fine");
+        go_on.send(7).unwrap();
+        assert_eq!(long.await.unwrap().unwrap(), 7);
+    });
+}
