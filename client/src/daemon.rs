@@ -279,7 +279,7 @@ impl Daemon {
             if let Some(error) = self.fatal.take() {
                 return Err(error);
             }
-            if self.is_done(&control) {
+            if self.is_done(&mut control) {
                 return Ok(());
             }
         }
@@ -375,7 +375,7 @@ impl Daemon {
             self.client.poll_timeout(),
             self.watchdog.deadline(),
             self.devices.deadline(),
-            self.end(),
+            self.end_check(now),
         ];
         let deadline = if busy { Some(now) } else { deadlines.into_iter().flatten().min() };
         let Self { client, devices, groups, pending, alarm, .. } = self;

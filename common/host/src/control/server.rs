@@ -2,12 +2,15 @@
 //! be a current-thread one; answering never waits.
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
@@ -49,7 +52,10 @@ pub struct ControlServer {
     asker: Asker,
     accepting: JoinHandle<()>,
     slots: Arc<Semaphore>,
-    path: PathBuf,
+    /// What `accepting` listens on.
+    listening: OwnedFd,
+    /// Where it is found, until it is retired.
+    path: Option<PathBuf>,
 }
 
 /// Asks the daemon from inside its own process, as a peer without any right.
@@ -189,13 +195,14 @@ impl ControlServer {
         remove_stale(path)?;
         let listener = UnixListener::bind(path)
             .with_context(|| format!("cannot make the control socket {}", path.display()))?;
+        let listening = listener.as_fd().try_clone_to_owned().context("listening")?;
         let group = admit_group(path)?;
         let (sender, requests) = mpsc::channel(CONNECTIONS);
         let policy = Policy { own: rustix::process::geteuid().as_raw(), group, changes, takes };
         let asker = Asker { requests: sender.clone() };
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         let accepting = tokio::spawn(accept(listener, policy, sender, Arc::clone(&slots)));
-        Ok(Self { requests, asker, accepting, slots, path: path.to_owned() })
+        Ok(Self { requests, asker, accepting, slots, listening, path: Some(path.to_owned()) })
     }
 
     /// Asks what [`next`](Self::next) hands out.
@@ -211,6 +218,32 @@ impl ControlServer {
         self.slots.available_permits() + 1 >= CONNECTIONS
     }
 
+    /// Retires if nobody is connected, not even somebody whom nobody has noticed yet. Whether it has:
+    /// whoever comes then finds nothing, and may put another daemon there at once.
+    pub fn retire(&mut self) -> bool {
+        if !self.is_idle() {
+            return false;
+        }
+        let Some(path) = &self.path else { return true };
+        let aside = path.with_extension("ending");
+        let hidden = std::fs::rename(path, &aside).is_ok();
+        if self.has_callers() {
+            // If another daemon is there already, this one goes on for who has called.
+            let _ = hidden && renameat_with(CWD, &aside, CWD, path, RenameFlags::NOREPLACE).is_ok();
+            return false;
+        }
+        // It is hidden: what is left of it harms nobody.
+        let _ = std::fs::remove_file(&aside);
+        self.path = None;
+        true
+    }
+
+    /// Whether somebody waits in the kernel; if it cannot tell, somebody may.
+    fn has_callers(&self) -> bool {
+        let mut wait = [PollFd::new(&self.listening, PollFlags::IN)];
+        poll(&mut wait, Some(&Timespec::default())).map_or(true, |ready| ready > 0)
+    }
+
     /// The next request. Cancelling the wait loses none.
     pub async fn next(&mut self) -> (Request, Responder) {
         match self.requests.recv().await {
@@ -224,8 +257,10 @@ impl ControlServer {
 impl Drop for ControlServer {
     fn drop(&mut self) {
         self.accepting.abort();
-        // A later start removes it as stale if this fails.
-        let _ = std::fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            // A later start removes it as stale if this fails.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 

@@ -306,3 +306,26 @@ fn nobody_waits_for_a_long_answer_of_somebody_else() {
         assert_eq!(long.await.unwrap().unwrap(), 7);
     });
 }
+
+#[test]
+fn whoever_connects_as_a_daemon_ends_is_served_or_finds_nobody() {
+    let place = place();
+    runtime().block_on(async {
+        let mut server = ControlServer::bind(&place.socket, CHANGES, TAKES).unwrap();
+        // The server's task has not had a turn to notice.
+        let line = Line::open(&place.socket).unwrap();
+        assert!(!server.retire());
+        let asking = spawn_blocking(move || line.ask("status", &Value::Null, &[]));
+        server.next().await.1.reply(Ok(json!("here")));
+        assert_eq!(asking.await.unwrap().unwrap(), "here");
+        while !server.retire() {
+            tokio::task::yield_now().await;
+        }
+        let error = Line::open(&place.socket).unwrap_err();
+        assert!(matches!(error, AskError::NotRunning(_)), "{error}");
+        let other = ControlServer::bind(&place.socket, CHANGES, TAKES).unwrap();
+        drop(server);
+        assert!(place.socket.exists(), "it is the other one's");
+        drop(other);
+    });
+}
