@@ -27,6 +27,7 @@ mod account;
 mod datagrams;
 mod names;
 mod nap;
+mod patience;
 mod pause;
 
 use datagrams::Datagrams;
@@ -539,14 +540,14 @@ impl Client {
             return;
         }
         self.given_up = true;
-        let mut refused = 0;
-        for flow in std::mem::take(&mut self.waiting) {
-            if self.ferries.get(&flow).is_some_and(Ferry::is_waiting) {
-                self.ferries.remove(&flow);
-                self.counts.refuse_unreached();
-                self.engine.refuse(flow, Refusal::HostUnreachable, now);
-                refused += 1;
-            }
+        let ferries = &self.ferries;
+        let is_new = |flow: &FlowId| ferries.get(flow).map(Ferry::is_waiting);
+        let hopeless = patience::hopeless(&mut self.waiting, is_new);
+        let refused = hopeless.len();
+        for flow in hopeless {
+            self.ferries.remove(&flow);
+            self.counts.refuse_unreached();
+            self.engine.refuse(flow, Refusal::HostUnreachable, now);
         }
         let what = match self.offline {
             Offline::Direct => "new connections go direct until it is back",

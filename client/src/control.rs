@@ -4,7 +4,6 @@
 mod tests;
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -14,7 +13,7 @@ use whimbrel_client_core::plan::Way;
 use whimbrel_common::config::{InterfaceName, InterfaceNameError};
 use whimbrel_common::units::{Period, UnitError};
 use whimbrel_host::Layout;
-use whimbrel_host::control::{AskError, Changes, Request, Responder, Subscription};
+use whimbrel_host::control::{AskError, Changes, Foreign, Request, Responder, Subscription, Takes};
 use whimbrel_host::metrics;
 
 use crate::devices::Owner;
@@ -23,6 +22,9 @@ use crate::trace;
 
 /// The verbs that change something.
 pub const CHANGES: Changes = &["group", "move", "pause", "resume", "run"];
+
+/// The verbs that descriptors come with.
+pub const TAKES: Takes = &["group", "run"];
 
 /// Events kept for `whimbrel events`: a day of a restless laptop, at about 200 bytes each.
 const EVENTS_KEPT: usize = 1000;
@@ -35,8 +37,8 @@ pub trait Running {
     /// The state of the daemon.
     fn status(&mut self) -> Status;
 
-    /// Every flow, by number.
-    fn flows(&self) -> Vec<FlowReport>;
+    /// Flows by number: all, or of each protocol those `most` that moved something last.
+    fn flows(&self, most: Option<usize>) -> Vec<FlowReport>;
 
     /// Figures for a monitoring system, as Prometheus reads them.
     fn metrics(&mut self) -> String;
@@ -94,9 +96,9 @@ pub struct Passed {
     /// Who passes it.
     pub(crate) owner: Owner,
     /// The TUN in its network namespace.
-    pub(crate) tun: OwnedFd,
+    pub(crate) tun: Foreign,
     /// Readable once no process is left there.
-    pub(crate) pulse: OwnedFd,
+    pub(crate) pulse: Foreign,
 }
 
 /// What a command passes that keeps the host's network.
@@ -107,7 +109,7 @@ pub struct Grouped {
     /// Where its new connections are to go.
     pub(crate) way: Way,
     /// The folder of its control group.
-    pub(crate) folder: OwnedFd,
+    pub(crate) folder: Foreign,
 }
 
 /// What a command learns.
@@ -154,6 +156,11 @@ pub fn answer(request: Request, responder: Responder, running: &mut impl Running
         running.events().follow(responder);
     } else if request.verb == trace::VERB {
         running.trace(responder);
+    } else if request.verb == "flows" {
+        match count(&request.args, "most") {
+            Ok(most) => responder.reply_long(running.flows(most)),
+            Err(sentence) => responder.reply(Err(sentence)),
+        }
     } else {
         responder.reply(reply(request, running));
     }
@@ -164,7 +171,6 @@ fn reply(request: Request, running: &mut impl Running) -> Result<Value, String> 
     match request.verb.as_str() {
         "status" => Ok(json!(running.status())),
         "paths" => Ok(json!(running.status().paths)),
-        "flows" => Ok(json!(running.flows())),
         metrics::VERB => Ok(json!({ "text": running.metrics() })),
         "events" => Ok(events(&request.args, running.events())),
         "move" => running.relocate(target(&request.args)?).map(done),
@@ -179,7 +185,7 @@ fn reply(request: Request, running: &mut impl Running) -> Result<Value, String> 
 fn passed(request: Request) -> Result<Passed, String> {
     let owner = owner(&request)?;
     let Request { passed, .. } = request;
-    let [tun, pulse] = <[OwnedFd; 2]>::try_from(passed).map_err(|passed| {
+    let [tun, pulse] = <[Foreign; 2]>::try_from(passed).map_err(|passed| {
         format!("{} descriptors came with the request; it needs a TUN and a pulse", passed.len())
     })?;
     Ok(Passed { owner, tun, pulse })
@@ -191,7 +197,7 @@ fn grouped(request: Request) -> Result<Grouped, String> {
     let named = args.get("way").and_then(Value::as_str);
     let way = Way::ALL.into_iter().find(|way| named == Some(way.to_string().as_str()));
     let way = way.ok_or("\"way\" must be \"direct\" or \"carried\"")?;
-    let [folder] = <[OwnedFd; 1]>::try_from(passed).map_err(|passed| {
+    let [folder] = <[Foreign; 1]>::try_from(passed).map_err(|passed| {
         format!("{} descriptors came with the request; it needs a control group", passed.len())
     })?;
     Ok(Grouped { owner, way, folder })
@@ -243,6 +249,17 @@ fn duration(args: &Value) -> Result<Option<Duration>, String> {
             Ok(Some(period.0))
         }
         Some(other) => Err(format!("\"duration\" is {}; it must be as \"10m\"", kind(other))),
+    }
+}
+
+fn count(args: &Value, name: &str) -> Result<Option<usize>, String> {
+    match args.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+            let wrong = || format!("{name:?} is {value}; it must be a whole number");
+            count.map(Some).ok_or_else(wrong)
+        }
     }
 }
 

@@ -96,7 +96,7 @@ pub fn run(launch: Launch) -> anyhow::Result<()> {
 
 async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
     let Launch { config, layout, key, reread, purpose } = launch;
-    let control = ControlServer::bind(&layout.socket, control::CHANGES)?;
+    let control = ControlServer::bind(&layout.socket, control::CHANGES, control::TAKES)?;
     let figures =
         config.metrics.0.map(|at| MetricsServer::open(at, control.asker())).transpose()?;
     let (outcomes, host_outcomes) = unbounded_channel();
@@ -277,7 +277,7 @@ impl Daemon {
                 Wake::Link(event) => self.handle_link(event),
                 Wake::Login(news) => self.handle_login(news),
                 Wake::Networks(news) => self.handle_networks(news),
-                Wake::Portal(link, captive) => self.learn_captive(link, captive),
+                Wake::Portal(link, captive) => self.client.tunnel.portals.learn(link, captive),
                 Wake::Resolved(outcome) => self.handle_resolution(outcome),
                 Wake::Names(report) => self.handle_names(report),
                 Wake::Host(outcome) => self.handle_host(outcome),
@@ -288,7 +288,7 @@ impl Daemon {
             if let Some(error) = self.fatal.take() {
                 return Err(error);
             }
-            if self.is_done(&control) {
+            if self.is_done(&mut control) {
                 return Ok(());
             }
         }
@@ -384,7 +384,7 @@ impl Daemon {
             self.client.poll_timeout(),
             self.watchdog.deadline(),
             self.devices.deadline(),
-            self.end(),
+            self.end_check(now),
         ];
         let deadline = if busy { Some(now) } else { deadlines.into_iter().flatten().min() };
         let Self { client, devices, groups, pending, alarm, .. } = self;
@@ -501,8 +501,8 @@ impl Running for Daemon {
         }
     }
 
-    fn flows(&self) -> Vec<FlowReport> {
-        self.client.flows(Instant::now())
+    fn flows(&self, most: Option<usize>) -> Vec<FlowReport> {
+        self.client.flows(most, Instant::now())
     }
 
     fn metrics(&mut self) -> String {

@@ -19,9 +19,10 @@ use tokio::io::unix::AsyncFd;
 use tracing::{debug, info, warn};
 use whimbrel_client_core::engine::{DeviceId, PacketSink};
 use whimbrel_client_core::offload;
+use whimbrel_host::control::Foreign;
 
 use crate::report::{RunReport, RunWay};
-use crate::tun::{LARGEST_PACKET, Tun, VNET_HEADER, watch};
+use crate::tun::{LARGEST_PACKET, Tun, VNET_HEADER, passed, watch};
 
 /// The host's own TUN.
 pub(crate) const HOST: DeviceId = DeviceId(0);
@@ -103,8 +104,8 @@ impl Devices {
     pub(crate) fn admit(
         &mut self,
         owner: Owner,
-        tun: OwnedFd,
-        pulse: OwnedFd,
+        tun: Foreign,
+        pulse: Foreign,
         now: Instant,
     ) -> Result<DeviceId, String> {
         let own = self.guests.values().filter(|guest| guest.owner.uid == owner.uid).count();
@@ -115,6 +116,7 @@ impl Devices {
                 self.guests.len()
             ));
         }
+        let (tun, pulse) = examined(tun, pulse)?;
         let device = DeviceId(self.last.0 + 1);
         self.serve(device, owner, tun, pulse, now)?;
         // An engine of a user's own is nobody's service.
@@ -260,6 +262,14 @@ fn orphan_patience() -> Duration {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fin_timeout").ok();
     let seconds = text.and_then(|text| text.trim().parse().ok()).filter(|seconds| *seconds > 0);
     seconds.map_or(ORPHAN_PATIENCE, Duration::from_secs)
+}
+
+/// The descriptors of a command, once they are known to be what they should be: nobody can make us
+/// wait by them any more.
+fn examined(tun: Foreign, pulse: Foreign) -> Result<(OwnedFd, OwnedFd), String> {
+    passed::check(tun.as_fd())?;
+    passed::check_pulse(pulse.as_fd())?;
+    Ok((tun.claim(), pulse.claim()))
 }
 
 fn read_batch(tun: &Tun, buffer: &mut [u8], mut each: impl FnMut(&[u8])) -> io::Result<bool> {

@@ -166,6 +166,11 @@ impl Ferry {
         self.phase == Phase::Waiting
     }
 
+    /// When it moved something last.
+    pub(crate) fn last_byte(&self) -> Instant {
+        self.last_byte
+    }
+
     /// Whether bytes can flow.
     pub(crate) fn is_open(&self) -> bool {
         self.phase == Phase::Open

@@ -7,25 +7,23 @@
 //! [ours](crate::run::GROUP).
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::task::Context;
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, fstatfs, inotify, openat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, inotify, openat, statx, unlinkat};
 use tokio::io::unix::AsyncFd;
 use tracing::{debug, info};
 use whimbrel_client_core::plan::Way;
+use whimbrel_host::control::Foreign;
 
 use crate::devices::Owner;
 use crate::report::{RunReport, RunWay};
 use crate::run::GROUP;
 use crate::stamps::Stamps;
 use crate::tun::watch;
-
-/// What `statfs` says of a folder of control groups (`CGROUP2_SUPER_MAGIC`).
-const CGROUP2: u64 = 0x6367_7270;
 
 /// Groups of one user at a time: more than anybody keeps terminals open.
 const PER_USER: usize = 64;
@@ -68,7 +66,7 @@ impl Groups {
         &mut self,
         owner: Owner,
         way: Way,
-        folder: OwnedFd,
+        folder: Foreign,
         now: Instant,
     ) -> Result<(), String> {
         let stamps = self.stamps.as_ref().map_err(Clone::clone)?;
@@ -80,7 +78,8 @@ impl Groups {
                 self.members.len()
             ));
         }
-        check(&folder, owner.uid)?;
+        check(folder.as_fd(), owner.uid)?;
+        let folder = folder.claim();
         let unreadable = |error: io::Error| format!("the control group cannot be read: {error}");
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let events = openat(&folder, "cgroup.events", flags, Mode::empty())
@@ -163,19 +162,31 @@ impl Group {
     }
 }
 
-/// Whether a folder is a control group, and this user's own.
-fn check(folder: &OwnedFd, uid: u32) -> Result<(), String> {
-    let unreadable = |error| format!("the descriptor cannot be examined: {error}");
-    let about = fstat(folder).map_err(unreadable)?;
-    let system = fstatfs(folder).map_err(unreadable)?;
-    let is_folder = FileType::from_raw_mode(about.st_mode) == FileType::Directory;
-    if !is_folder || u64::try_from(system.f_type) != Ok(CGROUP2) {
+/// Whether a folder is a control group, and this user's own. Of a file system that somebody serves, as
+/// FUSE, nothing is asked but what the kernel knows.
+fn check(folder: BorrowedFd<'_>, uid: u32) -> Result<(), String> {
+    let unreadable = |error: io::Error| format!("the descriptor cannot be examined: {error}");
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let about = statx(folder, c"", flags, StatxFlags::TYPE | StatxFlags::UID)
+        .map_err(|error| unreadable(error.into()))?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(unreadable)?;
+    let is_folder = FileType::from_raw_mode(about.stx_mode.into()) == FileType::Directory;
+    if !is_folder || !holds_groups(&mounts, about.stx_dev_major, about.stx_dev_minor) {
         return Err("the descriptor is no control group (cgroup v2)".to_owned());
     }
-    if uid != 0 && about.st_uid != uid {
-        return Err(format!("the control group belongs to user {}, not to {uid}", about.st_uid));
+    if uid != 0 && about.stx_uid != uid {
+        return Err(format!("the control group belongs to user {}, not to {uid}", about.stx_uid));
     }
     Ok(())
+}
+
+/// Whether a device is mounted as control groups of version 2 (proc_pid_mountinfo(5)).
+fn holds_groups(mounts: &str, major: u32, minor: u32) -> bool {
+    let device = format!("{major}:{minor}");
+    mounts.lines().any(|line| {
+        let of_device = line.split(' ').nth(2) == Some(device.as_str());
+        of_device && line.split_once(" - ").is_some_and(|(_, kind)| kind.starts_with("cgroup2 "))
+    })
 }
 
 /// Tells when processes come or go, and when a folder beside this one is taken away: whoever does
@@ -196,4 +207,19 @@ fn is_populated(events: &OwnedFd) -> bool {
     let mut text = [0; 256];
     let length = rustix::io::pread(events, &mut text, 0).unwrap_or(0);
     text[..length].split(|byte| *byte == b'\n').any(|line| line == b"populated 1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_groups_are_known_by_their_device() {
+        let mounts = "30 24 0:26 / /sys/fs/cgroup rw shared:9 - tmpfs tmpfs rw,mode=755\n\
+                      31 30 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        assert!(holds_groups(mounts, 0, 27));
+        for other in [26, 2, 7] {
+            assert!(!holds_groups(mounts, 0, other), "{other}");
+        }
+    }
 }

@@ -24,7 +24,7 @@ use whimbrel_client_core::plan::{Family, MAIN_TABLE};
 use crate::host::netlink::{Netlink, io_error};
 use crate::host::translate::{self, address_of, name_of};
 
-mod passed;
+pub(crate) mod passed;
 
 /// The largest packet a TUN takes or gives: one of IPv6, whose length does not count its header.
 pub(crate) const LARGEST_PACKET: usize = 40 + 65_535;
@@ -196,7 +196,7 @@ impl Tun {
     /// # Errors
     /// Another kind of descriptor, or no runtime to wait for it.
     pub fn adopt(fd: OwnedFd) -> Result<Self, TunError> {
-        passed::check(&fd).map_err(TunError::Passed)?;
+        passed::check(fd.as_fd()).map_err(TunError::Passed)?;
         offload(&fd).map_err(|e| failed("switching on offload for a passed TUN", e))?;
         Self::wrap(fd, true)
     }

@@ -166,7 +166,7 @@ impl Tunnel {
     pub fn link_down(&mut self, link: PathKey, reason: DownReason, now: Instant) {
         self.links.remove(link);
         self.uplinks.remove(link);
-        self.portals.clear(link);
+        self.portals.forget(link);
         if let Some(live) = self.live.as_mut() {
             live.paths.handle(Input::LinkDown { path: link, reason }, now);
         }

@@ -33,6 +33,9 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// Events to look at for the few that are shown: those of paths, the most of them, are not.
 const LOOKED_AT: usize = 100;
 
+/// Flows to ask for, of each protocol: more than any screen has rows.
+const MOST_FLOWS: usize = 200;
+
 /// Watches until Ctrl-C.
 ///
 /// # Errors
@@ -107,7 +110,7 @@ fn look(layout: &Layout) -> Result<(Status, Vec<FlowReport>, Vec<Event>), AskErr
     let events = json!({ "last": LOOKED_AT });
     Ok((
         ask(layout, "status", &Value::Null)?,
-        ask(layout, "flows", &Value::Null)?,
+        ask(layout, "flows", &json!({ "most": MOST_FLOWS }))?,
         ask(layout, "events", &events)?,
     ))
 }

@@ -77,7 +77,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         let file = launch.layout.config.display().to_string();
         ConfigError { file, line: None, message }
     })?;
-    let control = ControlServer::bind(&launch.layout.socket, control::CHANGES)?;
+    let control = ControlServer::bind(&launch.layout.socket, control::CHANGES, &[])?;
     let figures = launch.config.metrics.0.map(|at| MetricsServer::open(at, control.asker()));
     let _figures = figures.transpose()?;
     let (slots, inboxes) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();

@@ -6,8 +6,11 @@
 //! network that answers for others can answer.
 //!
 //! A link is asked about at most once a minute, and only while the gateway does not answer over it.
+//! A network manager may say the same of a link at any time, as a rule before the gateway was missed
+//! there. Its word is kept apart: it counts as soon as the link is in doubt, and whatever the answer
+//! to our own question was.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use whimbrel_common::path::PathKey;
@@ -19,14 +22,20 @@ const AGAIN: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Portals {
     links: BTreeMap<PathKey, Suspicion>,
+    /// Of which others say so.
+    told: BTreeSet<PathKey>,
     enabled: bool,
     questions: VecDeque<PathKey>,
+    found: VecDeque<PathKey>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Suspicion {
     asked: Option<Instant>,
-    captive: bool,
+    /// What the network answered.
+    answered: bool,
+    /// Whether it was told last that it wants a sign-in.
+    found: bool,
 }
 
 impl Portals {
@@ -40,26 +49,53 @@ impl Portals {
 
     /// The gateway did not answer over this link.
     pub fn doubt(&mut self, link: PathKey, now: Instant) {
-        let entry = self.links.entry(link);
-        let suspicion = entry.or_insert(Suspicion { asked: None, captive: false });
+        let suspicion = self.links.entry(link).or_default();
         let due = suspicion.asked.is_none_or(|asked| now >= asked + AGAIN);
         if self.enabled && due {
             suspicion.asked = Some(now);
             self.questions.push_back(link);
         }
+        self.conclude(link);
     }
 
-    /// The gateway answered over this link, or the link is gone: another network may be behind it
-    /// when it is back. Whether it was thought captive.
-    pub fn clear(&mut self, link: PathKey) -> bool {
+    /// The gateway answered over this link.
+    pub fn clear(&mut self, link: PathKey) {
         self.questions.retain(|asked| *asked != link);
-        self.links.remove(&link).is_some_and(|suspicion| suspicion.captive)
+        self.found.retain(|found| *found != link);
+        self.links.remove(&link);
     }
 
-    /// An answer about a link that is still in doubt. Whether that is news.
-    pub fn learn(&mut self, link: PathKey, captive: bool) -> bool {
-        let Some(suspicion) = self.links.get_mut(&link) else { return false };
-        std::mem::replace(&mut suspicion.captive, captive) != captive
+    /// The link is gone: another network may be behind it when it is back.
+    pub fn forget(&mut self, link: PathKey) {
+        self.clear(link);
+        self.told.remove(&link);
+    }
+
+    /// The network's answer about a link, if it is still in doubt.
+    pub fn learn(&mut self, link: PathKey, captive: bool) {
+        if let Some(suspicion) = self.links.get_mut(&link) {
+            suspicion.answered = captive;
+        }
+        self.conclude(link);
+    }
+
+    /// What the network manager says of a link, in doubt or not.
+    pub fn tell(&mut self, link: PathKey, captive: bool) {
+        if captive {
+            self.told.insert(link);
+        } else {
+            self.told.remove(&link);
+        }
+        self.conclude(link);
+    }
+
+    fn conclude(&mut self, link: PathKey) {
+        let captive = self.is_captive(link);
+        let Some(suspicion) = self.links.get_mut(&link) else { return };
+        if captive && !suspicion.found {
+            self.found.push_back(link);
+        }
+        suspicion.found = captive;
     }
 
     /// The next link to ask about.
@@ -67,10 +103,16 @@ impl Portals {
         self.questions.pop_front()
     }
 
+    /// The next link whose network was found to want a sign-in.
+    pub fn poll_found(&mut self) -> Option<PathKey> {
+        self.found.pop_front()
+    }
+
     /// Whether this link's network wants a sign-in.
     #[must_use]
     pub fn is_captive(&self, link: PathKey) -> bool {
-        self.links.get(&link).is_some_and(|suspicion| suspicion.captive)
+        let suspicion = self.links.get(&link);
+        suspicion.is_some_and(|suspicion| suspicion.answered || self.told.contains(&link))
     }
 }
 
@@ -92,7 +134,8 @@ mod tests {
     fn a_link_that_never_failed_is_never_asked_about() {
         let mut portals = enabled();
         assert_eq!(portals.poll_question(), None);
-        assert!(!portals.learn(LINK, true), "nobody doubts it");
+        portals.learn(LINK, true);
+        assert_eq!(portals.poll_found(), None, "nobody doubts it");
         assert!(!portals.is_captive(LINK));
     }
 
@@ -110,14 +153,18 @@ mod tests {
     fn an_answer_stands_until_the_gateway_answers_or_another_answer_comes() {
         let (mut portals, now) = (enabled(), Instant::now());
         portals.doubt(LINK, now);
-        assert!(portals.learn(LINK, true));
-        assert!(!portals.learn(LINK, true), "that is known");
-        assert!(portals.is_captive(LINK));
-        assert!(portals.learn(LINK, false));
         portals.learn(LINK, true);
-        assert!(portals.clear(LINK));
+        portals.learn(LINK, true);
+        assert_eq!((portals.poll_found(), portals.poll_found()), (Some(LINK), None));
+        assert!(portals.is_captive(LINK));
+        portals.learn(LINK, false);
         assert!(!portals.is_captive(LINK));
-        assert!(!portals.learn(LINK, true), "an answer that comes late is about the past");
+        portals.learn(LINK, true);
+        assert_eq!(portals.poll_found(), Some(LINK));
+        portals.clear(LINK);
+        assert!(!portals.is_captive(LINK));
+        portals.learn(LINK, true);
+        assert!(!portals.is_captive(LINK), "an answer that comes late is about the past");
     }
 
     #[test]
@@ -135,6 +182,37 @@ mod tests {
         let (mut portals, now) = (Portals::default(), Instant::now());
         portals.doubt(LINK, now);
         assert_eq!(portals.poll_question(), None);
-        assert!(portals.learn(LINK, true), "what the network manager says still counts");
+        portals.tell(LINK, true);
+        assert_eq!(portals.poll_found(), Some(LINK), "what the network manager says still counts");
+    }
+
+    #[test]
+    fn a_word_that_comes_before_the_doubt_counts_once_there_is_doubt() {
+        let (mut portals, now) = (enabled(), Instant::now());
+        portals.tell(LINK, true);
+        assert_eq!(portals.poll_found(), None);
+        portals.doubt(LINK, now);
+        assert!(portals.is_captive(LINK));
+        assert_eq!((portals.poll_found(), portals.poll_found()), (Some(LINK), None));
+    }
+
+    #[test]
+    fn the_network_does_not_overrule_the_network_manager() {
+        let (mut portals, now) = (enabled(), Instant::now());
+        portals.doubt(LINK, now);
+        portals.tell(LINK, true);
+        portals.learn(LINK, false);
+        assert!(portals.is_captive(LINK));
+        portals.tell(LINK, false);
+        assert!(!portals.is_captive(LINK));
+    }
+
+    #[test]
+    fn what_was_said_of_a_link_that_is_gone_is_forgotten() {
+        let (mut portals, now) = (enabled(), Instant::now());
+        portals.tell(LINK, true);
+        portals.forget(LINK);
+        portals.doubt(LINK, now);
+        assert!(!portals.is_captive(LINK));
     }
 }

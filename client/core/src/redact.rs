@@ -28,6 +28,9 @@ const SECRET: usize = 20;
 /// From here on, hexadecimal digits are a key or name somebody: 16 bytes.
 const HEX: usize = 32;
 
+/// A MAC address as hexadecimal digits.
+const MAC: usize = 12;
+
 /// Shorter names are part of too many words.
 const SHORTEST_NAME: usize = 3;
 
@@ -50,6 +53,7 @@ impl Redactor {
     pub fn redact(&mut self, text: &str) -> String {
         let text = without_invites(text);
         let text = self.without_names(text);
+        let text = self.without_named_macs(text);
         let mut redacted = String::with_capacity(text.len());
         let mut rest = text.as_str();
         while let Some(start) = rest.find(is_part) {
@@ -83,6 +87,29 @@ impl Redactor {
         text
     }
 
+    /// Network interfaces are called after their MAC address where nothing else tells them apart:
+    /// `enx00e04c680001` (systemd.net-naming-scheme). The name may be part of another, as that of a
+    /// setting.
+    fn without_named_macs(&mut self, text: String) -> String {
+        if self.keep_addresses {
+            return text;
+        }
+        let mut redacted = String::with_capacity(text.len());
+        for piece in text.split_inclusive(|letter: char| !letter.is_ascii_alphanumeric()) {
+            let end = piece.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric()).len();
+            let (word, after) = piece.split_at(end);
+            match named_mac(word) {
+                Some((kind, mac)) => {
+                    redacted.push_str(kind);
+                    redacted.push_str(&self.numbered("mac", mac));
+                }
+                None => redacted.push_str(word),
+            }
+            redacted.push_str(after);
+        }
+        redacted
+    }
+
     /// One word, with the punctuation that ends a sentence or a time.
     fn word(&mut self, word: &str) -> String {
         let core = word.trim_end_matches(['.', ':', '-']);
@@ -103,7 +130,7 @@ impl Redactor {
             return None;
         }
         if is_mac(word) {
-            return Some(self.numbered("mac", word));
+            return Some(self.numbered("mac", &word.replace(':', "")));
         }
         let (address, port) = address(word)?;
         let kind = kind(address)?;
@@ -160,6 +187,15 @@ fn secret(word: &str) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// The two parts of an interface's name, of which the second is its MAC address.
+fn named_mac(word: &str) -> Option<(&str, &str)> {
+    let (kind, mac) = word.split_at_checked(word.len().checked_sub(MAC)?)?;
+    let is_kind = (3..=4).contains(&kind.len())
+        && kind.ends_with('x')
+        && kind.chars().all(|letter| letter.is_ascii_lowercase());
+    (is_kind && mac.chars().all(|letter| letter.is_ascii_hexdigit())).then_some((kind, mac))
 }
 
 fn is_mac(word: &str) -> bool {
@@ -242,6 +278,19 @@ mod tests {
             redacted("100.64.0.1 169.254.1.1 fd00::1"),
             "[private4 1] [link-local4 1] [private6 1]"
         );
+    }
+
+    #[test]
+    fn an_interface_does_not_tell_its_mac_address() {
+        assert_eq!(
+            redacted("enx00e04c680001: 00:e0:4c:68:00:01, net.ipv4.conf.wlx02005e100001.rp_filter"),
+            "enx[mac 1]: [mac 1], net.ipv4.conf.wlx[mac 2].rp_filter"
+        );
+        let kept = "enx00e04c680001";
+        assert_eq!(Redactor::new(true).redact(kept), kept);
+        for other in ["wlan0 enp0s31f6 br-0123456789ab", "x00e04c680001", "box of 123456789012"] {
+            assert_eq!(redacted(other), other);
+        }
     }
 
     #[test]

@@ -190,6 +190,12 @@ impl Associations {
         recent.filter_map(|(_, association)| Some((*association, self.entries.get(association)?)))
     }
 
+    /// The endpoints, the one that has sent last first.
+    pub fn latest(&self) -> impl Iterator<Item = (Association, &Entry)> {
+        let latest = self.by_use.iter().rev();
+        latest.filter_map(|(_, association)| Some((*association, self.entries.get(association)?)))
+    }
+
     /// How many endpoints there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -8,6 +8,7 @@ use whimbrel_common::wire::Limit;
 
 use super::Client;
 use crate::counts::Bytes;
+use crate::ferry::Ferry;
 use crate::report::{EventKind, FlowCounts, FlowReport};
 
 impl Client {
@@ -25,11 +26,23 @@ impl Client {
         FlowCounts { open: self.ferries.len() as u64, held: held as u64 }
     }
 
-    /// Every flow.
+    /// Every flow, by number; or of each protocol those `most` that moved something last.
     #[must_use]
-    pub fn flows(&self, now: Instant) -> Vec<FlowReport> {
-        let flows = self.ferries.values().map(|ferry| ferry.describe(self.parked, now));
-        flows.chain(self.datagrams.describe(self.parked, now)).collect()
+    pub fn flows(&self, most: Option<usize>, now: Instant) -> Vec<FlowReport> {
+        let mut ferries: Vec<&Ferry> = self.ferries.values().collect();
+        let mut datagrams: Vec<FlowReport> = Vec::new();
+        match most {
+            Some(most) => {
+                keep_greatest(&mut ferries, most, Ferry::last_byte);
+                ferries.sort_unstable_by_key(|ferry| ferry.flow);
+                let latest = self.datagrams.latest(most);
+                let all = self.datagrams.describe(self.parked, now);
+                datagrams.extend(all.filter(|row| latest.contains(&row.id)));
+            }
+            None => datagrams.extend(self.datagrams.describe(self.parked, now)),
+        }
+        let flows = ferries.into_iter().map(|ferry| ferry.describe(self.parked, now));
+        flows.chain(datagrams).collect()
     }
 
     /// Bytes of all flows since the start.
@@ -75,6 +88,32 @@ impl Client {
         if self.journal.trace.is_due(now) {
             let (links, held) = (self.tunnel.links(), self.held_bytes());
             self.journal.trace.sample(&links, held, now);
+        }
+    }
+}
+
+/// Leaves the `most` with the greatest keys, in any order.
+fn keep_greatest<T, K: Ord>(all: &mut Vec<&T>, most: usize, key: impl Fn(&T) -> K) {
+    if most < all.len() {
+        all.select_nth_unstable_by(most, |one, other| key(other).cmp(&key(one)));
+        all.truncate(most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greatest_are_kept() {
+        let numbers = [3, 9, 1, 7, 5];
+        for (most, kept) in
+            [(0, &[][..]), (2, &[7, 9]), (5, &[1, 3, 5, 7, 9]), (9, &[1, 3, 5, 7, 9])]
+        {
+            let mut all: Vec<&i32> = numbers.iter().collect();
+            keep_greatest(&mut all, most, |number| *number);
+            all.sort();
+            assert_eq!(all, kept.iter().collect::<Vec<_>>());
         }
     }
 }

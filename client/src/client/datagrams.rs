@@ -4,7 +4,7 @@
 //! Little waits and nothing is repeated but questions to the gateway's resolver: what cannot go now
 //! is lost, as on any network.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -123,6 +123,11 @@ impl Datagrams {
     fn refuse(&mut self, device: DeviceId, datagram: &Datagram<'_>, reason: Unreachable) {
         self.counts.dropped += 1;
         self.replies.push_back(Reply::Error { device, packet: datagram.unreachable(reason) });
+    }
+
+    /// The numbers of the `most` endpoints that were used last.
+    pub(super) fn latest(&self, most: usize) -> BTreeSet<u64> {
+        self.associations.latest().take(most).map(|(association, _)| association.0).collect()
     }
 }
 

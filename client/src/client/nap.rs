@@ -32,6 +32,9 @@ impl Client {
 
     /// The clocks show that the machine was asleep.
     pub fn slept(&mut self, asleep: Duration, now: Instant) {
+        if let Some(pause) = &mut self.paused {
+            pause.slept(asleep, now);
+        }
         self.rest(Input::Jumped { asleep }, now);
     }
 

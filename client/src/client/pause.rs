@@ -15,6 +15,14 @@ pub(super) struct Pause {
     pub(super) until: Option<Instant>,
 }
 
+impl Pause {
+    /// The machine slept: its clock stood still, but a person's did not.
+    pub(super) fn slept(&mut self, asleep: Duration, now: Instant) {
+        // A moment before the clock began is long past.
+        self.until = self.until.map(|until| until.checked_sub(asleep).unwrap_or(now));
+    }
+}
+
 impl Client {
     pub(super) fn check_pause(&mut self, now: Instant) {
         if self.paused.and_then(|pause| pause.until).is_some_and(|until| until <= now) {
@@ -51,5 +59,24 @@ impl Client {
             (None, true, Offline::Block) => CaptureState::Blocked,
             (None, false, _) => CaptureState::On,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sleep_counts_as_pause() {
+        let now = Instant::now();
+        let minutes = |minutes| Duration::from_mins(minutes);
+        let mut pause = Pause { until: Some(now + minutes(10)) };
+        pause.slept(minutes(4), now);
+        assert_eq!(pause.until, Some(now + minutes(6)));
+        pause.slept(Duration::MAX, now);
+        assert_eq!(pause.until, Some(now));
+        let mut endless = Pause { until: None };
+        endless.slept(minutes(4), now);
+        assert_eq!(endless.until, None);
     }
 }

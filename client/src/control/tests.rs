@@ -35,7 +35,7 @@ impl Running for Model {
         }
     }
 
-    fn flows(&self) -> Vec<FlowReport> {
+    fn flows(&self, _most: Option<usize>) -> Vec<FlowReport> {
         Vec::new()
     }
 
@@ -116,6 +116,14 @@ fn bad_orders_get_sentences() {
     assert!(error("pause", json!({ "duration": [] })).starts_with("\"duration\" is a list"));
     assert!(error("dance", Value::Null).starts_with("the running daemon does not know \"dance\""));
     assert!(model.told.is_empty());
+}
+
+#[test]
+fn how_many_flows_are_wanted_is_a_number_or_nothing() {
+    assert_eq!(count(&Value::Null, "most"), Ok(None));
+    assert_eq!(count(&json!({ "most": 200 }), "most"), Ok(Some(200)));
+    let error = count(&json!({ "most": -1 }), "most").unwrap_err();
+    assert_eq!(error, "\"most\" is -1; it must be a whole number");
 }
 
 #[test]

@@ -82,6 +82,7 @@ impl Daemon {
         let terms = Terms::of(uplink.class, known.metering, uplink.metric, wishes);
         debug!(link = uplink.name, class = %uplink.class, ?terms, "Link in use");
         self.client.tunnel.link_up(key, &uplink.name, uplink.class, terms, now);
+        self.client.tunnel.portals.tell(key, known.portal);
     }
 
     /// The network manager knows something else of the networks than before.
@@ -90,15 +91,15 @@ impl Daemon {
         self.networks = news;
         for uplink in self.uplinks.clone().into_values() {
             self.use_link(&uplink, now);
-            let known = self.networks.get(&uplink.name).copied().unwrap_or_default();
-            if known.portal {
-                self.learn_captive(PathKey(uplink.index), true);
-            }
         }
     }
 
-    /// Asks networks over which the gateway does not answer whether they want a sign-in.
+    /// Asks networks over which the gateway does not answer whether they want a sign-in, and tells
+    /// of those that do.
     pub(super) fn ask_networks(&mut self) {
+        while let Some(link) = self.client.tunnel.portals.poll_found() {
+            self.tell_captive(link);
+        }
         while let Some(link) = self.client.tunnel.portals.poll_question() {
             let Some(uplink) = self.uplinks.get(&link.0) else { continue };
             let (name, v4) = (uplink.name.clone(), !uplink.v4.is_empty());
@@ -114,11 +115,7 @@ impl Daemon {
         }
     }
 
-    /// Whether a network wants a sign-in, as far as the gateway does not answer over it.
-    pub(super) fn learn_captive(&mut self, link: PathKey, captive: bool) {
-        if !self.client.tunnel.portals.learn(link, captive) || !captive {
-            return;
-        }
+    fn tell_captive(&mut self, link: PathKey) {
         let Some(uplink) = self.uplinks.get(&link.0) else { return };
         info!(link = uplink.name, "The network wants a sign-in");
         let text = format!("{}: the network wants a sign-in; nothing moves onto it", uplink.name);

@@ -20,6 +20,9 @@ use crate::stamps::Stamps;
 /// run in a loop finds its connection to the gateway again.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// Nobody waits for an engine to end.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Whose connections a daemon carries.
 #[derive(Clone, Copy, Debug)]
 pub enum Purpose {
@@ -140,14 +143,19 @@ impl Daemon {
     }
 
     /// When there is nothing left to do for good, unless somebody comes.
-    pub(super) fn end(&self) -> Option<Instant> {
+    fn end(&self) -> Option<Instant> {
         match self.purpose {
             Purpose::Host => None,
             Purpose::Runs { .. } => self.devices.empty_since().map(|since| since + LINGER),
         }
     }
 
-    pub(super) fn is_done(&self, control: &ControlServer) -> bool {
-        self.end().is_some_and(|end| end <= Instant::now()) && control.is_idle()
+    /// When to see whether that has come: again and again while somebody is connected.
+    pub(super) fn end_check(&self, now: Instant) -> Option<Instant> {
+        self.end().map(|end| if end > now { end } else { now + AGAIN })
+    }
+
+    pub(super) fn is_done(&self, control: &mut ControlServer) -> bool {
+        self.end().is_some_and(|end| end <= Instant::now()) && control.retire()
     }
 }

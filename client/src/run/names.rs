@@ -39,14 +39,18 @@ const COVERED: [&str; 6] = [
 /// Where systemd-resolved has its socket, and its copies of `resolv.conf`.
 const RESOLVED: &str = "/run/systemd/resolve";
 
-/// Programs that cannot do inside what they are for, and the reason.
-const FUTILE: [(&str, &str); 6] = [
+/// Programs that cannot do inside what they are for, and the reason: what is not carried.
+const UNCARRIED: [(&str, &str); 2] = [
+    ("ping", "only TCP and names are carried, ICMP is not; run it outside"),
+    ("traceroute", "only TCP and names are carried, ICMP and UDP are not; run it outside"),
+];
+
+/// The same where no other user exists: what makes one another user.
+const ALONE: [(&str, &str); 4] = [
     ("sudo", "no other user exists in here; run 'sudo whimbrel run -- …' instead"),
     ("su", "no other user exists in here; run 'whimbrel run' as that user instead"),
     ("doas", "no other user exists in here; run 'doas whimbrel run -- …' instead"),
     ("pkexec", "no other user exists in here; run it outside"),
-    ("ping", "only TCP and names are carried, ICMP is not; run it outside"),
-    ("traceroute", "only TCP and names are carried, ICMP and UDP are not; run it outside"),
 ];
 
 /// Covers what would look names up outside. Returns the pulse: it becomes readable with the end of
@@ -83,9 +87,7 @@ pub(super) fn confine(entered: Entered) -> anyhow::Result<OwnedFd> {
     if covered == 0 {
         bail!("this machine has neither /etc/resolv.conf nor /etc/nsswitch.conf");
     }
-    if entered == Entered::Alone {
-        explain_futile(&workshop)?;
-    }
+    explain_futile(&workshop, entered)?;
     Ok(pulse)
 }
 
@@ -145,13 +147,17 @@ fn cover(place: &Path, with: &Path) -> anyhow::Result<()> {
     mount_bind(with, place).with_context(|| format!("covering {}", place.display()))
 }
 
-/// Lets programs that need what is not there say so, rather than fail in their own words.
-fn explain_futile(workshop: &Workshop) -> anyhow::Result<()> {
+/// Lets programs that need what is not there say so, rather than fail in their own words, or in none.
+fn explain_futile(workshop: &Workshop, entered: Entered) -> anyhow::Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    for (name, reason) in FUTILE {
+    let shell = fs::canonicalize("/bin/sh").ok();
+    for (name, reason) in futile(entered) {
         let found = folders.iter().map(|folder| folder.join(name)).find(|file| file.is_file());
         let Some(found) = found.and_then(|file| fs::canonicalize(file).ok()) else { continue };
+        if !is_itself(&found, name) || Some(&found) == shell.as_ref() {
+            continue;
+        }
         // ping6 is another name of ping.
         let text = format!(
             "#!/bin/sh\necho \"${{0##*/}}: not inside whimbrel run: {reason}\" >&2\nexit 1\n"
@@ -160,6 +166,20 @@ fn explain_futile(workshop: &Workshop) -> anyhow::Result<()> {
         cover(&found, &word)?;
     }
     Ok(())
+}
+
+fn futile(entered: Entered) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let alone: &[_] = match entered {
+        Entered::Alone => &ALONE,
+        Entered::Privileged => &[],
+    };
+    UNCARRIED.iter().chain(alone).copied()
+}
+
+/// Whether the file that a program's name leads to is that program and no other, as `ping4` or
+/// `traceroute.db` are. Behind the names of busybox is everything else too.
+fn is_itself(file: &Path, name: &str) -> bool {
+    file.file_name().is_some_and(|file| file.as_encoded_bytes().starts_with(name.as_bytes()))
 }
 
 #[cfg(test)]
@@ -178,5 +198,29 @@ mod tests {
     fn hosts_are_looked_up_in_files_and_by_dns_only() {
         let host = "passwd: files systemd\nhosts: mymachines resolve [!UNAVAIL=return] files dns\n";
         assert_eq!(switch_file(host), "passwd: files systemd\nhosts: files dns\n");
+    }
+
+    #[test]
+    fn a_program_of_many_names_is_not_covered_for_one_of_them() {
+        for (file, name) in [
+            ("/usr/bin/ping", "ping"),
+            ("/bin/ping4", "ping"),
+            ("/bin/traceroute.db", "traceroute"),
+        ] {
+            assert!(is_itself(Path::new(file), name), "{file}");
+        }
+        for (file, name) in
+            [("/bin/busybox", "ping"), ("/bin/busybox", "su"), ("/usr/bin/toybox", "traceroute")]
+        {
+            assert!(!is_itself(Path::new(file), name), "{file}");
+        }
+    }
+
+    #[test]
+    fn root_keeps_what_needs_other_users_and_hears_what_is_not_carried() {
+        let names = |entered| futile(entered).map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(Entered::Privileged), ["ping", "traceroute"]);
+        let alone = ["ping", "traceroute", "sudo", "su", "doas", "pkexec"];
+        assert_eq!(names(Entered::Alone), alone);
     }
 }

@@ -116,6 +116,18 @@ fn what_is_no_tun_of_ours_is_not_adopted() {
 }
 
 #[test]
+fn only_inotify_is_a_pulse() {
+    let made = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).unwrap();
+    assert_eq!(passed::check_pulse(made.as_fd()), Ok(()));
+    let (pipe, _end) = io::pipe().unwrap();
+    let named = tempfile::tempdir().unwrap();
+    let file = std::fs::File::create(named.path().join("anon_inode:inotify")).unwrap();
+    for other in [pipe.as_fd(), file.as_fd()] {
+        assert_eq!(passed::check_pulse(other), Err("the pulse is no inotify".to_owned()));
+    }
+}
+
+#[test]
 fn a_passed_descriptor_carries_packets_both_ways() {
     isolated(async || {
         let made = create("whimbrel0").await.unwrap();

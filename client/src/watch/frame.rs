@@ -41,7 +41,9 @@ pub(super) fn lines(
     // A heading and a row, or nothing.
     if room >= 3 {
         lines.push(String::new());
-        lines.extend(flow_lines(flows, history, room - 1, palette));
+        // The daemon does not tell of each, if there are many.
+        let open = usize::try_from(status.flows.open + status.datagrams.open).unwrap_or(usize::MAX);
+        lines.extend(flow_lines(flows, open.max(flows.len()), history, room - 1, palette));
     }
     lines.push(String::new());
     lines.extend(tail);
@@ -72,6 +74,7 @@ fn links(paths: &[PathReport], history: &History, palette: Palette) -> Vec<Strin
 /// The busiest flows first, then those that had to live through most, then the oldest.
 fn flow_lines(
     flows: &[FlowReport],
+    all: usize,
     history: &History,
     room: usize,
     palette: Palette,
@@ -84,7 +87,7 @@ fn flow_lines(
     sorted.sort_by_key(|flow| {
         std::cmp::Reverse((history.flow(flow.id), lived(flow), flow.age_s, flow.id))
     });
-    let left = flows.len().saturating_sub(room - 1);
+    let left = all.saturating_sub(room - 1);
     // The last row tells of the others.
     let shown = if left > 0 { room - 2 } else { room - 1 };
     let rows: Vec<[String; 4]> = sorted
@@ -101,7 +104,7 @@ fn flow_lines(
         .collect();
     let mut lines = split(&table(["FLOW TO", "TRAFFIC", "AGE", "STORY"], &rows));
     if left > 0 {
-        let more = flows.len() - shown.min(flows.len());
+        let more = all - shown.min(flows.len());
         lines.push(palette.paint(Tone::Faint, format_args!("and {more} more")));
     }
     lines

@@ -120,7 +120,7 @@ Times are UTC. Ctrl-C ends this; connections do not notice."
 
 #[test]
 fn no_screen_is_too_small_and_every_row_fits() {
-    let picture = picture((1..200).map(|id| flow(id, 0)).collect());
+    let mut picture = picture((1..200).map(|id| flow(id, 0)).collect());
     let history = history();
     for rows in 1..60 {
         for columns in [1, 20, 80, 300] {
@@ -134,6 +134,10 @@ fn no_screen_is_too_small_and_every_row_fits() {
     let more = shown.iter().find(|line| line.starts_with("and ")).unwrap();
     let listed = shown.iter().filter(|line| line.starts_with("203.0.113.")).count();
     assert_eq!(more, &format!("and {} more", 199 - listed));
+    let Picture::Running { status, .. } = &mut picture else { panic!("no picture") };
+    status.datagrams.open = 10_000;
+    let shown = lines(&picture, &history, SCREEN, Palette::PLAIN);
+    assert!(shown.contains(&format!("and {} more", 10_002 - listed)), "those not listed count");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! others from connecting (mode 0660), and `peer` asks it who connected.
 
 mod ask;
+mod foreign;
 mod line;
 mod peer;
 mod server;
@@ -16,8 +17,9 @@ mod server;
 mod tests;
 
 pub use ask::{AskError, Line, ask, follow};
+pub use foreign::Foreign;
 pub use peer::{Peer, group_id};
-pub use server::{Asker, Changes, ControlServer, Request, Responder, Subscription};
+pub use server::{Asker, Changes, ControlServer, Request, Responder, Subscription, Takes};
 
 /// The longest request or response line, in bytes. A listing of a full flow table has its own
 /// limit on rows, so that it fits.

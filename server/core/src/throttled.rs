@@ -49,6 +49,7 @@ impl<F: Copy + Ord> Default for Throttled<F> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test starts its clock anywhere")]
 mod tests {
     use std::time::Duration;
 

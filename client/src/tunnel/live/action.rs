@@ -45,7 +45,7 @@ impl Live {
                 debug!(link, %from, %to, "Path state");
                 match to {
                     State::Cooldown => around.portals.doubt(path, now),
-                    State::Warm | State::Active => drop(around.portals.clear(path)),
+                    State::Warm | State::Active => around.portals.clear(path),
                     State::Absent
                     | State::Probing
                     | State::Suspect

@@ -41,7 +41,7 @@ pub enum AskError {
 /// opened it, whatever becomes of that process.
 #[derive(Debug)]
 pub struct Line {
-    stream: UnixStream,
+    pub(super) stream: UnixStream,
 }
 
 impl Line {
@@ -80,7 +80,12 @@ impl Line {
             .ok_or_else(|| AskError::Broken(io::ErrorKind::UnexpectedEof.into()))
     }
 
-    fn send(&self, verb: &str, args: &Value, passed: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(super) fn send(
+        &self,
+        verb: &str,
+        args: &Value,
+        passed: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
         let text = format!("{}\n", json!({ "verb": verb, "args": args }));
         line::send(&self.stream, text.as_bytes(), passed)
     }

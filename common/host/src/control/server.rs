@@ -2,16 +2,17 @@
 //! be a current-thread one; answering never waits.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use serde::Deserialize;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 use crate::exit::AlreadyRunning;
 use crate::files;
 
+use super::foreign::{Connection, Foreign};
 use super::peer::{Peer, group_id};
 use super::{GROUP, line};
 
@@ -34,8 +36,14 @@ const LINES_WAITING: usize = 1024;
 /// How long one line may take to be read by the other end.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 
+/// Characters of a verb that is not known are repeated up to here.
+const LONGEST_VERB: usize = 40;
+
 /// The verbs that change something. They need the daemon's own user, root or the group.
 pub type Changes = &'static [&'static str];
+
+/// The verbs that descriptors may come with.
+pub type Takes = &'static [&'static str];
 
 /// Accepts control connections and hands out what they ask.
 #[derive(Debug)]
@@ -44,7 +52,10 @@ pub struct ControlServer {
     asker: Asker,
     accepting: JoinHandle<()>,
     slots: Arc<Semaphore>,
-    path: PathBuf,
+    /// What `accepting` listens on.
+    listening: OwnedFd,
+    /// Where it is found, until it is retired.
+    path: Option<PathBuf>,
 }
 
 /// Asks the daemon from inside its own process, as a peer without any right.
@@ -66,7 +77,10 @@ impl Asker {
             Request { verb: verb.to_owned(), args: Value::Null, peer, passed: Vec::new() };
         let sent = self.requests.send((request, Responder { lines })).await;
         sent.map_err(|_| STOPPING.to_owned())?;
-        let mut answer = answers.recv().await.ok_or(STOPPING)?;
+        let mut answer = match answers.recv().await.ok_or(STOPPING)? {
+            Answer::Short(value) => value,
+            Answer::Long(write) => serde_json::from_str(&write()).map_err(|e| e.to_string())?,
+        };
         match answer.get("error").and_then(Value::as_str) {
             Some(sentence) => Err(sentence.to_owned()),
             None => Ok(answer["ok"].take()),
@@ -87,19 +101,30 @@ pub struct Request {
     /// Who asks.
     pub peer: Peer,
     /// Descriptors that came with it; whatever they may be.
-    pub passed: Vec<OwnedFd>,
+    pub passed: Vec<Foreign>,
 }
 
 /// Answers one request. Dropped without an answer it tells the peer that the daemon is stopping.
 #[derive(Debug)]
 pub struct Responder {
-    lines: mpsc::Sender<Value>,
+    lines: mpsc::Sender<Answer>,
 }
 
 /// An answer of many lines.
 #[derive(Debug)]
 pub struct Subscription {
-    lines: mpsc::Sender<Value>,
+    lines: mpsc::Sender<Answer>,
+}
+
+/// A line that is not written yet.
+enum Answer {
+    Short(Value),
+    Long(Box<dyn FnOnce() -> String + Send>),
+}
+
+#[derive(Serialize)]
+struct Accepted<T> {
+    ok: T,
 }
 
 impl Responder {
@@ -110,7 +135,17 @@ impl Responder {
             Err(sentence) => json!({ "error": sentence }),
         };
         // The peer may have hung up; then nobody is interested.
-        let _ = self.lines.try_send(line);
+        let _ = self.lines.try_send(Answer::Short(line));
+    }
+
+    /// Answers with a value that is long: it is written by a thread that has nothing else to do.
+    pub fn reply_long(self, value: impl Serialize + Send + 'static) {
+        let write = move || match serde_json::to_string(&Accepted { ok: value }) {
+            Ok(text) => text,
+            Err(error) => json!({ "error": format!("the answer is no JSON: {error}") }).to_string(),
+        };
+        // As above.
+        let _ = self.lines.try_send(Answer::Long(Box::new(write)));
     }
 
     /// Answers with one value after another.
@@ -124,7 +159,7 @@ impl Subscription {
     /// Sends one more value. `false` once the peer has hung up or reads too slowly: drop it then.
     #[must_use]
     pub fn push(&self, value: &Value) -> bool {
-        self.lines.try_send(json!({ "ok": value })).is_ok()
+        self.lines.try_send(Answer::Short(json!({ "ok": value }))).is_ok()
     }
 
     /// Whether the peer has hung up.
@@ -135,12 +170,13 @@ impl Subscription {
 }
 
 impl ControlServer {
-    /// Listens on `path`, whose folder is made if need be. Replaces the socket of a daemon that is gone; members of the group
-    /// `whimbrel` may connect where that group exists. Needs a tokio runtime.
+    /// Listens on `path`, whose folder is made if need be. Replaces the socket of a daemon that is
+    /// gone; members of the group `whimbrel` may connect where that group exists. Needs a tokio
+    /// runtime.
     ///
     /// # Errors
     /// A running daemon owns the socket, or it cannot be made.
-    pub fn bind(path: &Path, changes: Changes) -> anyhow::Result<Self> {
+    pub fn bind(path: &Path, changes: Changes, takes: Takes) -> anyhow::Result<Self> {
         // The kernel's limit on sun_path, with its final zero.
         if path.as_os_str().len() > 107 {
             bail!(
@@ -159,13 +195,14 @@ impl ControlServer {
         remove_stale(path)?;
         let listener = UnixListener::bind(path)
             .with_context(|| format!("cannot make the control socket {}", path.display()))?;
+        let listening = listener.as_fd().try_clone_to_owned().context("listening")?;
         let group = admit_group(path)?;
         let (sender, requests) = mpsc::channel(CONNECTIONS);
-        let policy = Policy { own: rustix::process::geteuid().as_raw(), group, changes };
+        let policy = Policy { own: rustix::process::geteuid().as_raw(), group, changes, takes };
         let asker = Asker { requests: sender.clone() };
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         let accepting = tokio::spawn(accept(listener, policy, sender, Arc::clone(&slots)));
-        Ok(Self { requests, asker, accepting, slots, path: path.to_owned() })
+        Ok(Self { requests, asker, accepting, slots, listening, path: Some(path.to_owned()) })
     }
 
     /// Asks what [`next`](Self::next) hands out.
@@ -181,6 +218,32 @@ impl ControlServer {
         self.slots.available_permits() + 1 >= CONNECTIONS
     }
 
+    /// Retires if nobody is connected, not even somebody whom nobody has noticed yet. Whether it has:
+    /// whoever comes then finds nothing, and may put another daemon there at once.
+    pub fn retire(&mut self) -> bool {
+        if !self.is_idle() {
+            return false;
+        }
+        let Some(path) = &self.path else { return true };
+        let aside = path.with_extension("ending");
+        let hidden = std::fs::rename(path, &aside).is_ok();
+        if self.has_callers() {
+            // If another daemon is there already, this one goes on for who has called.
+            let _ = hidden && renameat_with(CWD, &aside, CWD, path, RenameFlags::NOREPLACE).is_ok();
+            return false;
+        }
+        // It is hidden: what is left of it harms nobody.
+        let _ = std::fs::remove_file(&aside);
+        self.path = None;
+        true
+    }
+
+    /// Whether somebody waits in the kernel; if it cannot tell, somebody may.
+    fn has_callers(&self) -> bool {
+        let mut wait = [PollFd::new(&self.listening, PollFlags::IN)];
+        poll(&mut wait, Some(&Timespec::default())).map_or(true, |ready| ready > 0)
+    }
+
     /// The next request. Cancelling the wait loses none.
     pub async fn next(&mut self) -> (Request, Responder) {
         match self.requests.recv().await {
@@ -194,8 +257,10 @@ impl ControlServer {
 impl Drop for ControlServer {
     fn drop(&mut self) {
         self.accepting.abort();
-        // A later start removes it as stale if this fails.
-        let _ = std::fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            // A later start removes it as stale if this fails.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -205,12 +270,17 @@ pub(super) struct Policy {
     pub(super) own: u32,
     pub(super) group: Option<u32>,
     pub(super) changes: Changes,
+    pub(super) takes: Takes,
 }
 
 impl Policy {
-    pub(super) fn check(&self, peer: &Peer, verb: &str) -> Result<(), String> {
+    pub(super) fn check(&self, peer: &Peer, verb: &str, passed: usize) -> Result<(), String> {
         let member = self.group.is_some_and(|group| peer.is_in(group));
         if peer.uid == 0 || peer.uid == self.own || member {
+            if passed > 0 && !self.takes.contains(&verb) {
+                let shown: String = verb.chars().take(LONGEST_VERB).collect();
+                return Err(format!("{shown:?} takes no descriptors, and {passed} came with it"));
+            }
             return Ok(());
         }
         let act = if self.changes.contains(&verb) { "use" } else { "read" };
@@ -261,11 +331,11 @@ async fn accept(
         match listener.accept().await {
             Ok((stream, _)) => {
                 let requests = requests.clone();
+                let connection = Connection::new(stream, Arc::new(slot));
                 tokio::spawn(async move {
-                    if let Err(error) = serve(stream, policy, requests).await {
+                    if let Err(error) = serve(&connection, policy, requests).await {
                         tracing::debug!(%error, "Control connection ended");
                     }
-                    drop(slot);
                 });
             }
             Err(error) => {
@@ -278,26 +348,27 @@ async fn accept(
 }
 
 async fn serve(
-    mut stream: UnixStream,
+    connection: &Connection,
     policy: Policy,
     requests: mpsc::Sender<(Request, Responder)>,
 ) -> io::Result<()> {
-    let peer = Peer::of(&stream)?;
-    let read = tokio::time::timeout(REQUEST_TIME, read_request(&stream, peer)).await;
-    let (_, mut writer) = stream.split();
+    let stream = connection.stream();
+    let peer = Peer::of(stream)?;
+    let read = tokio::time::timeout(REQUEST_TIME, read_request(connection, peer)).await;
     let request = match read {
         Ok(Ok(request)) => request,
-        Ok(Err(refusal)) => return write_line(&mut writer, &json!({ "error": refusal })).await,
-        Err(_) => return write_line(&mut writer, &json!({ "error": "no request came" })).await,
+        Ok(Err(refusal)) => return write_line(stream, &json!({ "error": refusal })).await,
+        Err(_) => return write_line(stream, &json!({ "error": "no request came" })).await,
     };
-    if let Err(refusal) = policy.check(&request.peer, &request.verb) {
+    let checked = policy.check(&request.peer, &request.verb, request.passed.len());
+    if let Err(refusal) = checked {
         tracing::info!(uid = request.peer.uid, verb = %request.verb, "Refused a control request");
-        return write_line(&mut writer, &json!({ "error": refusal })).await;
+        return write_line(stream, &json!({ "error": refusal })).await;
     }
     let (lines, mut answers) = mpsc::channel(LINES_WAITING);
     let stopping = json!({ "error": "the daemon is stopping; try again when it runs" });
     if requests.send((request, Responder { lines })).await.is_err() {
-        return write_line(&mut writer, &stopping).await;
+        return write_line(stream, &stopping).await;
     }
     let mut answered = false;
     loop {
@@ -305,27 +376,13 @@ async fn serve(
             line = answers.recv() => match line {
                 Some(line) => {
                     answered = true;
-                    write_line(&mut writer, &line).await?;
+                    write_answer(stream, line).await?;
                 }
                 None if answered => return Ok(()),
-                None => return write_line(&mut writer, &stopping).await,
+                None => return write_line(stream, &stopping).await,
             },
             // The peer sends nothing more: what can be read is its hanging up.
-            ready = stream_closed(&writer) => return ready,
-        }
-    }
-}
-
-/// Resolves when the peer has closed its end.
-async fn stream_closed(writer: &tokio::net::unix::WriteHalf<'_>) -> io::Result<()> {
-    let stream: &UnixStream = writer.as_ref();
-    loop {
-        stream.readable().await?;
-        match stream.try_read(&mut [0; 1024]) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            ready = line::over(stream) => return ready,
         }
     }
 }
@@ -338,8 +395,8 @@ struct Line {
     args: Value,
 }
 
-async fn read_request(stream: &UnixStream, peer: Peer) -> Result<Request, String> {
-    let (text, passed) = line::receive(stream).await?;
+async fn read_request(connection: &Connection, peer: Peer) -> Result<Request, String> {
+    let (text, passed) = line::receive(connection).await?;
     let end = text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len());
     let line: Line = serde_json::from_slice(&text[..end]).map_err(|error| {
         format!("the request is not one line of JSON with \"verb\" and \"args\": {error}")
@@ -347,10 +404,36 @@ async fn read_request(stream: &UnixStream, peer: Peer) -> Result<Request, String
     Ok(Request { verb: line.verb, args: line.args, peer, passed })
 }
 
-async fn write_line(writer: &mut tokio::net::unix::WriteHalf<'_>, line: &Value) -> io::Result<()> {
-    let mut text = line.to_string();
+async fn write_answer(stream: &UnixStream, answer: Answer) -> io::Result<()> {
+    match answer {
+        Answer::Short(line) => write_line(stream, &line).await,
+        Answer::Long(write) => {
+            let text = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?;
+            write_text(stream, text).await
+        }
+    }
+}
+
+async fn write_line(stream: &UnixStream, line: &Value) -> io::Result<()> {
+    write_text(stream, line.to_string()).await
+}
+
+async fn write_text(stream: &UnixStream, mut text: String) -> io::Result<()> {
     text.push('\n');
-    tokio::time::timeout(WRITE_TIME, writer.write_all(text.as_bytes()))
+    tokio::time::timeout(WRITE_TIME, write_all(stream, text.as_bytes()))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+async fn write_all(stream: &UnixStream, mut text: &[u8]) -> io::Result<()> {
+    while !text.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(text) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => text = &text[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
