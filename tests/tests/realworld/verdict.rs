@@ -34,7 +34,7 @@ impl Stage {
     }
 
     fn check_kept(&self) {
-        let flows = self.laptop.client.flows(self.laptop_clock.read(self.now));
+        let flows = self.laptop.client.flows(None, self.laptop_clock.read(self.now));
         for flow in &flows {
             assert!(flow.held_bytes <= MAX_WINDOW, "I2: {flow:?}");
         }

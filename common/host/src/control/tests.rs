@@ -285,7 +285,7 @@ struct Slow(std::sync::mpsc::Receiver<u32>);
 
 impl serde::Serialize for Slow {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u32(self.0.recv().unwrap())
+        serializer.serialize_u32(self.0.recv().map_err(serde::ser::Error::custom)?)
     }
 }
 

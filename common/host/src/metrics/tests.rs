@@ -98,7 +98,7 @@ fn who_says_nothing_or_never_comes_to_an_end_is_cut_off() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut control = ControlServer::bind(&folder.path().join("x.sock"), &[]).unwrap();
+        let mut control = ControlServer::bind(&folder.path().join("x.sock"), &[], &[]).unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let port = MetricsServer::open(any, control.asker()).unwrap();
         let address = port.address();
