@@ -180,6 +180,15 @@ pub struct DatagramReport {
     pub received: u64,
     /// Datagrams of either direction that were lost here: too big, too late, or without a way.
     pub dropped: u64,
+    /// Whether ICMP echo (`ping`) is carried.
+    #[serde(default)]
+    pub echoes: DatagramState,
+    /// Echo requests sent to the gateway since the start.
+    #[serde(default)]
+    pub echo_requests: u64,
+    /// Replies the gateway sent.
+    #[serde(default)]
+    pub echo_replies: u64,
 }
 
 /// Where names are asked.
@@ -206,7 +215,7 @@ pub enum NamesState {
     Failed,
 }
 
-/// Whether UDP is carried.
+/// Whether UDP, or ICMP echo, is carried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DatagramState {
@@ -217,7 +226,8 @@ pub enum DatagramState {
     Waiting,
     /// It is.
     Carried,
-    /// It should be, and the gateway is of a version that cannot.
+    /// It should be, and the gateway cannot: it is of an older version, or of ICMP its kernel does
+    /// not let it.
     Unsupported,
 }
 
@@ -243,7 +253,8 @@ pub struct MoveRecord {
 pub struct FlowReport {
     /// Its number, which is never used again for the same protocol.
     pub id: u64,
-    /// What it carries. A flow of UDP is what one socket of a program sends and receives.
+    /// What it carries. A flow of UDP is what one socket of a program sends and receives, one of
+    /// ICMP the pings of a program.
     #[serde(default)]
     pub protocol: Transport,
     /// The program's end.
@@ -283,6 +294,8 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
+    /// ICMP echo.
+    Icmp,
 }
 
 /// A line of `whimbrel events --json`.
@@ -375,6 +388,7 @@ named!(CaptureState {
 named!(Transport {
     Tcp => "tcp",
     Udp => "udp",
+    Icmp => "icmp",
 });
 
 named!(EventKind {

@@ -21,7 +21,7 @@ use whimbrel_common::config::{GatewayConfig, Limits};
 use whimbrel_common::identity::SecretKey;
 use whimbrel_common::invite::Token;
 use whimbrel_common::path::{Input, PathKey, PreferredBy};
-use whimbrel_common::wire::{Control, Denial, StreamCode, VERSION, capability};
+use whimbrel_common::wire::{Control, Denial, StreamCode, VERSION};
 use whimbrel_gateway_core::associations::OutletNumber;
 use whimbrel_gateway_core::directory::SlotNumber;
 use whimbrel_gateway_core::egress::Policy;
@@ -34,7 +34,7 @@ use crate::flow::{End, Flow};
 use crate::keep::Keep;
 use crate::machine;
 use crate::metrics::Figures;
-use crate::outlet::{Outlet, PortChoice};
+use crate::outlet::{Outlet, PortChoice, echo};
 use crate::peer::{ADMISSION_BYTES, Peer, Use};
 use crate::sessions::Parked;
 use crate::status::Datagrams;
@@ -42,6 +42,7 @@ use crate::talk::{Attach, Caller, News, SharedUsage};
 
 mod attach;
 mod cooling;
+mod echoes;
 mod flows;
 mod parcels;
 mod report;
@@ -169,7 +170,7 @@ impl Gateway {
             outlets_end: None,
             port_choice,
             resolvers: Resolvers::default(),
-            datagrams: Datagrams::default(),
+            datagrams: Datagrams { echoes: echo::is_possible(), ..Datagrams::default() },
             dials: VecDeque::new(),
             news: VecDeque::new(),
             serials: 0,
@@ -399,17 +400,17 @@ impl Gateway {
     }
 
     fn handle_control(&mut self, connection: Connection, frame: Control, now: Instant) {
+        let own = self.capabilities();
         let Some(peer) = self.peers.get_mut(&connection) else { return };
         match frame {
             Control::Hello { version, capabilities } => {
-                peer.capabilities = capabilities & capability::ALL;
+                peer.capabilities = capabilities & own;
                 if version != VERSION {
                     self.deny(connection, Denial::Version, now);
                 } else if !std::mem::replace(&mut peer.greeted, true)
                     && let Some(control) = peer.control.as_mut()
                 {
-                    let capabilities = capability::ALL;
-                    control.send(&Control::Hello { version: VERSION, capabilities });
+                    control.send(&Control::Hello { version: VERSION, capabilities: own });
                 }
             }
             // The first word must be a hello: without a common version nothing else has meaning.

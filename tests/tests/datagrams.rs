@@ -5,6 +5,8 @@ use whimbrel_tests::suite;
 
 #[path = "datagrams/carried.rs"]
 mod carried;
+#[path = "datagrams/echoes.rs"]
+mod echoes;
 #[path = "datagrams/errors.rs"]
 mod errors;
 #[path = "datagrams/moved.rs"]
@@ -17,6 +19,7 @@ mod pair;
 mod stage;
 
 use carried::*;
+use echoes::*;
 use errors::*;
 use moved::*;
 use names::*;
@@ -30,6 +33,9 @@ suite! {
     what_nobody_listens_to_is_refused,
     what_the_policy_denies_is_told_about_udp_too,
     a_gateway_without_ipv6_says_so_at_once,
+    a_ping_is_answered_by_its_destination_through_the_gateway,
+    what_no_ping_reaches_is_told,
+    pings_go_direct_unless_they_are_wanted_and_the_gateway_can,
     datagrams_go_on_across_a_move,
     datagrams_go_on_across_a_restart_from_the_same_port,
     the_gateways_resolver_answers_inside_the_tun,

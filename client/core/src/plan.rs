@@ -5,6 +5,7 @@
 //!   address yet, an established or listening one has;
 //! - of UDP, if it is wanted at all, only what is sent from a port the kernel chose: a server
 //!   answers from a port of its own, often without naming an address;
+//! - of ICMP, if it is wanted at all, only echo requests;
 //! - forwarded packets, multicast and whatever the main table routes more specifically than by a
 //!   default route stay as they are;
 //! - a plan is a value: computing it twice gives equal plans, and [`diff`] of equal plans is
@@ -22,7 +23,7 @@
 //! | 5414 | what is new | our table: captured, unless a `throw` route says otherwise |
 //! | 5420 | IPv6 only | nothing: where 5410 lands, so rules of others still apply |
 //!
-//! The last three are there for TCP, and for UDP where that is captured too.
+//! The last three are there for TCP, and for UDP and ICMP echo where those are captured too.
 //! In IPv4 "new" is `from 0.0.0.0/32`. IPv6 rules cannot match the unspecified source, which is
 //! why bound sockets are let go by name in 5410.
 
@@ -79,6 +80,8 @@ pub struct CaptureInputs<'a> {
     /// The source ports of UDP to capture: those the kernel chooses (`ip_local_port_range`).
     /// `None` leaves UDP alone.
     pub datagrams: Option<PortRange>,
+    /// ICMP echo requests are captured too.
+    pub echoes: bool,
 }
 
 /// Ports, both ends included.
@@ -155,7 +158,16 @@ pub enum Transport {
     Tcp,
     /// UDP from one of these ports.
     Udp(PortRange),
+    /// ICMP echo requests of the rule's family.
+    Echo,
 }
+
+/// Rules cannot match the type of an ICMP message, but the kernel keeps type and code where the
+/// destination port of other packets is (`union flowi_uli` of `net/flow.h`).
+pub const ECHO_PORT_V4: u16 = 8 << 8;
+
+/// The same for ICMPv6.
+pub const ECHO_PORT_V6: u16 = 128 << 8;
 
 /// What a rule does.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -271,7 +283,8 @@ fn routes(inputs: &CaptureInputs<'_>) -> Vec<Route> {
     };
     let included = inputs.include.iter().map(|range| (range, Target::Device(inputs.tun_index)));
     let excluded = inputs.exclude.iter().map(|range| (range, Target::Throw));
-    let several = several().into_iter().filter(|_| inputs.datagrams.is_some());
+    let beyond_tcp = inputs.datagrams.is_some() || inputs.echoes;
+    let several = several().into_iter().filter(|_| beyond_tcp);
     let several: Vec<Cidr> = several.collect();
     let targets: BTreeMap<Cidr, Target> = included
         .chain(excluded)
@@ -315,7 +328,8 @@ fn family_rules(inputs: &CaptureInputs<'_>, tun: IpAddr, rules: &mut Vec<Rule>) 
         return;
     }
     let datagrams = inputs.datagrams.map(Transport::Udp);
-    for of in [Some(Transport::Tcp), datagrams].into_iter().filter(Option::is_some) {
+    let echoes = inputs.echoes.then_some(Transport::Echo);
+    for of in [Some(Transport::Tcp), datagrams, echoes].into_iter().filter(Option::is_some) {
         let new = match family {
             Family::V4 => Some(Cidr::host(Ipv4Addr::UNSPECIFIED.into())),
             Family::V6 => {
@@ -364,6 +378,10 @@ impl fmt::Display for Rule {
             Some(Transport::Udp(PortRange { first, last })) => {
                 write!(f, " ipproto udp sport {first}-{last}")?;
             }
+            Some(Transport::Echo) => match self.family {
+                Family::V4 => write!(f, " ipproto icmp dport {ECHO_PORT_V4}")?,
+                Family::V6 => write!(f, " ipproto ipv6-icmp dport {ECHO_PORT_V6}")?,
+            },
         }
         match self.action {
             Action::Lookup(table) => write!(f, " lookup {table}"),

@@ -153,6 +153,7 @@ fn plan_with(tun: &Tun, paused: bool, datagrams: Option<PortRange>) -> Plan {
         mark: MARK,
         table: TABLE,
         paused,
+        echoes: datagrams.is_some(),
         datagrams,
     })
 }

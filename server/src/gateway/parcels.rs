@@ -65,22 +65,28 @@ impl Gateway {
     }
 
     fn deliver(&mut self, connection: Connection, parcel: Parcel, now: Instant) {
-        let (association, remote, payload) = match parcel {
-            Parcel::Datagram { association, remote, payload } => {
-                (association, remote, Some(payload))
-            }
-            Parcel::Renew { association, remote } => (association, remote, None),
-            // Only a gateway says it.
-            Parcel::Unreachable { .. } => return,
-        };
         // A stranger's are not even counted.
         let Some(peer) = self.peers.get_mut(&connection) else { return };
         if peer.session.is_none() {
             return;
         }
-        let activity = payload.is_some();
-        if activity {
+        if matches!(parcel, Parcel::Datagram { .. } | Parcel::Echo { .. }) {
             peer.paths.handle(Input::Activity, now);
+        }
+        let (association, remote, payload) = match parcel {
+            Parcel::Datagram { association, remote, payload } => {
+                (association, remote, Some(payload))
+            }
+            Parcel::Renew { association, remote } => (association, remote, None),
+            Parcel::Echo { echo, hops, payload } => {
+                return self.take_echo(connection, echo, hops, &payload, now);
+            }
+            // Only a gateway says it.
+            Parcel::Unreachable { .. } | Parcel::EchoFailed { .. } => return,
+        };
+        if remote.port() == 0 {
+            self.datagrams.dropped += 1;
+            return;
         }
         if let Err(reason) = self.send_out(connection, association, remote, payload, now) {
             let parcel = Parcel::Unreachable { association, remote, reason };
@@ -108,14 +114,7 @@ impl Gateway {
         } else {
             remote
         };
-        let peer = self.peers.get_mut(&connection);
-        let Some(session) = peer.and_then(|peer| peer.session.as_mut()) else { return Ok(()) };
-        let outlet = match session.associations.send(association, remote, now) {
-            Way::Open(outlet) => Some(outlet),
-            Way::New => self.open_outlet(connection, association, remote, now),
-            Way::Impossible => None,
-        };
-        let outlet = outlet.and_then(|outlet| self.outlets.get_mut(&outlet));
+        let outlet = self.outlet_for(connection, association, remote, now);
         let (Some(outlet), Some(payload)) = (outlet, payload) else {
             self.datagrams.dropped += 1;
             return Ok(());
@@ -140,7 +139,24 @@ impl Gateway {
         }
     }
 
-    fn session_of(&mut self, connection: Connection) -> Option<&mut Session> {
+    /// The port of an association, which is opened if there is none.
+    pub(super) fn outlet_for(
+        &mut self,
+        connection: Connection,
+        association: Association,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Option<&mut Outlet> {
+        let session = self.session_of(connection)?;
+        let outlet = match session.associations.send(association, remote, now) {
+            Way::Open(outlet) => Some(outlet),
+            Way::New => self.open_outlet(connection, association, remote, now),
+            Way::Impossible => None,
+        };
+        outlet.and_then(|outlet| self.outlets.get_mut(&outlet))
+    }
+
+    pub(super) fn session_of(&mut self, connection: Connection) -> Option<&mut Session> {
         self.peers.get_mut(&connection)?.session.as_mut()
     }
 
@@ -155,7 +171,8 @@ impl Gateway {
         let wanted = self.port_choice.port(&session.key, association);
         let v4 = remote.is_ipv4();
         let number = OutletNumber(OUTLETS | self.next_flow);
-        let opened = Outlet::open(v4, wanted, association, connection)
+        let open = if remote.port() == 0 { Outlet::open_echo } else { Outlet::open };
+        let opened = open(v4, wanted, association, connection)
             .and_then(|outlet| self.dialler.watch(number.0, outlet.as_fd()).map(|()| outlet));
         let outlet = match opened {
             Ok(outlet) => outlet,
@@ -202,6 +219,12 @@ impl Gateway {
         self.read_bounces(number, now);
         for _ in 0..TURN {
             let Some(outlet) = self.outlets.get(&number) else { return false };
+            if outlet.echoes {
+                match self.hear_echo(number, now) {
+                    true => continue,
+                    false => return false,
+                }
+            }
             match outlet.receive(&mut self.scratch) {
                 Ok((length, remote)) => {
                     let (association, client) = (outlet.association, outlet.client);
@@ -223,8 +246,9 @@ impl Gateway {
     fn read_bounces(&mut self, number: OutletNumber, now: Instant) {
         for _ in 0..TURN {
             let Some(outlet) = self.outlets.get(&number) else { return };
-            let Ok(Bounce { remote, reason }) = outlet.bounced() else { return };
-            let (association, client) = (outlet.association, outlet.client);
+            let Ok(bounce) = outlet.bounced() else { return };
+            let Bounce { remote, reason, .. } = bounce;
+            let (association, client, echoes) = (outlet.association, outlet.client, outlet.echoes);
             let asked_resolver = outlet.resolver == Some(remote);
             if asked_resolver {
                 self.resolvers.failed();
@@ -232,8 +256,19 @@ impl Gateway {
             let session = client.and_then(|client| self.session_of(client));
             let asked = session
                 .is_some_and(|session| session.associations.admits(association, remote.ip()));
-            if let (Some(client), Some(reason), true) = (client, reason, asked) {
+            let (Some(client), Some(reason), true) = (client, reason, asked) else { continue };
+            if echoes {
+                self.tell_echo_failed(client, association, &bounce, reason, now);
+            } else {
                 let remote = if asked_resolver { RESOLVER } else { remote };
+                // A client of an older version knows no other word for it.
+                let reason = match reason {
+                    Undelivered::Expired => Undelivered::Host,
+                    Undelivered::Network
+                    | Undelivered::Host
+                    | Undelivered::Port
+                    | Undelivered::Denied => reason,
+                };
                 let parcel = Parcel::Unreachable { association, remote, reason };
                 self.send_back(client, wire::encode_parcel(&parcel), now);
             }
@@ -272,7 +307,7 @@ impl Gateway {
         peer.parcels.send(&mut self.endpoint, peer.connection, parcel, now);
     }
 
-    fn send_back(&mut self, connection: Connection, parcel: Bytes, now: Instant) {
+    pub(super) fn send_back(&mut self, connection: Connection, parcel: Bytes, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&connection)
             && peer.capabilities & capability::PARCELS != 0
         {
