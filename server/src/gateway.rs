@@ -280,10 +280,9 @@ impl Gateway {
             Event::Lost(reason) => self.lost(connection, &reason, now),
             Event::Opened => self.accept_streams(connection, now),
             Event::Readable(stream) => self.readable(connection, stream, now),
-            Event::Writable(stream) => self.writable(connection, stream, now),
+            Event::Writable(stream) => self.writable(connection, stream),
             Event::Stopped(stream, code) => self.stopped(connection, stream, code),
             Event::Datagrams => self.receive_parcels(connection, now),
-            Event::DatagramsUnblocked => self.flush_parcels(connection, now),
             Event::PathOpened(path) => self.path_opened(connection, path, now),
             Event::PathClosed(path) => {
                 if let Some(peer) = self.peers.get_mut(&connection) {
@@ -357,10 +356,10 @@ impl Gateway {
         }
     }
 
-    fn writable(&mut self, connection: Connection, stream: Stream, now: Instant) {
+    fn writable(&mut self, connection: Connection, stream: Stream) {
         let Some(peer) = self.peers.get(&connection) else { return };
         if peer.parcels.stream() == Some(stream) {
-            self.flush_parcels(connection, now);
+            self.write_parcels(connection);
         } else if let Some(Use::Flow(number)) = peer.streams.get(&stream)
             && let Some(flow) = self.flows.get_mut(number)
         {

@@ -99,7 +99,7 @@ impl Peer {
     /// When something must be done even if nothing arrives.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let admission = self.session.is_none().then(|| self.since + ADMISSION);
-        let work = [self.reports.deadline(), self.paths.poll_timeout(), self.parcels.deadline()];
+        let work = [self.reports.deadline(), self.paths.poll_timeout()];
         work.into_iter().chain([admission]).flatten().min()
     }
 

@@ -9,6 +9,8 @@ mod carried;
 mod echoes;
 #[path = "datagrams/errors.rs"]
 mod errors;
+#[path = "datagrams/flood.rs"]
+mod flood;
 #[path = "datagrams/moved.rs"]
 mod moved;
 #[path = "datagrams/names.rs"]
@@ -21,6 +23,7 @@ mod stage;
 use carried::*;
 use echoes::*;
 use errors::*;
+use flood::*;
 use moved::*;
 use names::*;
 
@@ -36,6 +39,8 @@ suite! {
     a_ping_is_answered_by_its_destination_through_the_gateway,
     what_no_ping_reaches_is_told,
     pings_go_direct_unless_they_are_wanted_and_the_gateway_can,
+    a_flood_to_the_gateway_leaves_streams_their_share,
+    a_flood_from_the_gateway_leaves_streams_their_share,
     datagrams_go_on_across_a_move,
     datagrams_go_on_across_a_restart_from_the_same_port,
     the_gateways_resolver_answers_inside_the_tun,

@@ -98,7 +98,7 @@ impl Datagrams {
 
     /// When something is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.parcels.deadline(), self.associations.deadline()].into_iter().flatten().min()
+        self.associations.deadline()
     }
 
     /// Every endpoint, as a row of the flows.
@@ -177,7 +177,11 @@ impl Client {
             open: self.datagrams.associations.len() as u64,
             sent: counts.sent,
             received: counts.received,
-            dropped: counts.dropped + counts.malformed + parcels.dropped + parcels.malformed,
+            dropped: counts.dropped
+                + counts.malformed
+                + parcels.dropped
+                + parcels.malformed
+                + self.tunnel.endpoint.dropped_datagrams(),
             echoes: state(self.datagrams.echoes_supported),
             echo_requests: counts.requests,
             echo_replies: counts.replies,
@@ -244,7 +248,7 @@ impl Client {
             return;
         }
         counts.sent += 1;
-        parcels.send(endpoint, connection, parcel, now);
+        parcels.send(endpoint, connection, association, parcel, now);
         self.tunnel.activity(now);
     }
 
@@ -285,7 +289,7 @@ impl Client {
             let remote = if query { RESOLVER } else { entry.destination };
             let parcel = Parcel::Renew { association, remote };
             let parcel = wire::encode_parcel(&parcel);
-            parcels.send(&mut self.tunnel.endpoint, connection, parcel, now);
+            parcels.send(&mut self.tunnel.endpoint, connection, association, parcel, now);
         }
     }
 
@@ -301,16 +305,14 @@ impl Client {
 
     /// Hands on what came, either way.
     pub(super) fn advance_datagrams(&mut self, sink: &mut dyn PacketSink, now: Instant) {
-        let due = self.datagrams.deadline().is_some_and(|deadline| deadline <= now);
-        if due {
+        if self.datagrams.deadline().is_some_and(|deadline| deadline <= now) {
             self.datagrams.associations.expire(now);
         }
         if let Some(connection) = self.tunnel.connection()
-            && (due || std::mem::take(&mut self.datagrams.arrived))
+            && std::mem::take(&mut self.datagrams.arrived)
         {
             let parcels = &mut self.datagrams.parcels;
             parcels.write(&mut self.tunnel.endpoint, connection);
-            parcels.flush(&mut self.tunnel.endpoint, connection, now);
             self.receive_parcels(connection, now);
         }
         while let Some(reply) = self.datagrams.replies.pop_front() {

@@ -93,7 +93,7 @@ impl Client {
             return;
         }
         counts.requests += 1;
-        parcels.send(endpoint, connection, parcel, now);
+        parcels.send(endpoint, connection, association, parcel, now);
         self.tunnel.activity(now);
     }
 }

@@ -36,7 +36,7 @@ impl Gateway {
                 IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
             };
             let parcel = Parcel::EchoFailed { echo, by, reason };
-            self.send_back(connection, wire::encode_parcel(&parcel), now);
+            self.send_back(connection, echo.association, &parcel, now);
         }
     }
 
@@ -110,7 +110,7 @@ impl Gateway {
         self.datagrams.echo_replies += 1;
         let echo = Echo { association, remote: reply.from, sequence: reply.sequence };
         let parcel = wire::encode_echo(echo, reply.hops, payload);
-        peer.parcels.send(&mut self.endpoint, peer.connection, parcel, now);
+        peer.parcels.send(&mut self.endpoint, peer.connection, association, parcel, now);
         true
     }
 
@@ -127,6 +127,6 @@ impl Gateway {
         let echo = Echo { association, remote, sequence: echo::sequence(&bounce.head) };
         let by = bounce.by.filter(|by| by.is_ipv4() == remote.is_ipv4()).unwrap_or(remote);
         let parcel = Parcel::EchoFailed { echo, by, reason };
-        self.send_back(client, wire::encode_parcel(&parcel), now);
+        self.send_back(client, association, &parcel, now);
     }
 }

@@ -90,7 +90,7 @@ impl Gateway {
         }
         if let Err(reason) = self.send_out(connection, association, remote, payload, now) {
             let parcel = Parcel::Unreachable { association, remote, reason };
-            self.send_back(connection, wire::encode_parcel(&parcel), now);
+            self.send_back(connection, association, &parcel, now);
         }
     }
 
@@ -270,7 +270,7 @@ impl Gateway {
                     | Undelivered::Denied => reason,
                 };
                 let parcel = Parcel::Unreachable { association, remote, reason };
-                self.send_back(client, wire::encode_parcel(&parcel), now);
+                self.send_back(client, association, &parcel, now);
             }
         }
     }
@@ -304,21 +304,27 @@ impl Gateway {
         }
         let from = if answered { RESOLVER } else { remote };
         let parcel = wire::encode_datagram(association, from, &self.scratch[..length]);
-        peer.parcels.send(&mut self.endpoint, peer.connection, parcel, now);
+        peer.parcels.send(&mut self.endpoint, peer.connection, association, parcel, now);
     }
 
-    pub(super) fn send_back(&mut self, connection: Connection, parcel: Bytes, now: Instant) {
+    pub(super) fn send_back(
+        &mut self,
+        connection: Connection,
+        association: Association,
+        parcel: &Parcel,
+        now: Instant,
+    ) {
         if let Some(peer) = self.peers.get_mut(&connection)
             && peer.capabilities & capability::PARCELS != 0
         {
-            peer.parcels.send(&mut self.endpoint, connection, parcel, now);
+            let parcel = wire::encode_parcel(parcel);
+            peer.parcels.send(&mut self.endpoint, connection, association, parcel, now);
         }
     }
 
-    /// There may be room for parcels that wait.
-    pub(super) fn flush_parcels(&mut self, connection: Connection, now: Instant) {
+    /// There may be room for parcels on their stream.
+    pub(super) fn write_parcels(&mut self, connection: Connection) {
         if let Some(peer) = self.peers.get_mut(&connection) {
-            peer.parcels.flush(&mut self.endpoint, connection, now);
             peer.parcels.write(&mut self.endpoint, connection);
         }
     }

@@ -72,7 +72,11 @@ impl Gateway {
                 denied: stats.denied,
                 limited: stats.limited,
             },
-            datagrams: Datagrams { ports: count(self.outlets.len()), ..self.datagrams },
+            datagrams: Datagrams {
+                ports: count(self.outlets.len()),
+                dropped: self.datagrams.dropped + self.endpoint.dropped_datagrams(),
+                ..self.datagrams
+            },
             tx_bytes: stats.down_bytes,
             rx_bytes: stats.up_bytes,
             activities,

@@ -93,7 +93,6 @@ impl Impostor {
                     | Event::PathOpened(_)
                     | Event::PathClosed(_)
                     | Event::Datagrams
-                    | Event::DatagramsUnblocked
                     | Event::PathStatus { .. } => {}
                 }
             }
