@@ -109,7 +109,6 @@ pub struct Gateway {
     throttled: BTreeSet<(Instant, u64)>,
     /// Ports of the clients' datagrams.
     outlets: BTreeMap<OutletNumber, Outlet>,
-    outlet_work: VecDeque<OutletNumber>,
     /// Before then none of them is given up.
     outlets_end: Option<Instant>,
     port_choice: PortChoice,
@@ -166,7 +165,6 @@ impl Gateway {
             turns: Turns::default(),
             throttled: BTreeSet::new(),
             outlets: BTreeMap::new(),
-            outlet_work: VecDeque::new(),
             outlets_end: None,
             port_choice,
             resolvers: Resolvers::default(),
@@ -245,11 +243,11 @@ impl Gateway {
         self.cool_flows(now);
         self.wake_throttled(now);
         self.turn_flows(now);
-        self.turn_outlets(now);
+        self.expire_outlets(now);
         self.relieve_memory();
         self.tend_peers(now);
         self.tidy_keep();
-        !self.turns.is_empty() || !self.outlet_work.is_empty()
+        !self.turns.is_empty()
     }
 
     /// The next datagrams to send.
@@ -282,7 +280,7 @@ impl Gateway {
             Event::Readable(stream) => self.readable(connection, stream, now),
             Event::Writable(stream) => self.writable(connection, stream),
             Event::Stopped(stream, code) => self.stopped(connection, stream, code),
-            Event::Datagrams => self.receive_parcels(connection, now),
+            Event::Datagrams => self.note_parcels(connection),
             Event::PathOpened(path) => self.path_opened(connection, path, now),
             Event::PathClosed(path) => {
                 if let Some(peer) = self.peers.get_mut(&connection) {
@@ -329,7 +327,7 @@ impl Gateway {
             return;
         }
         if peer.parcels.stream() == Some(stream) {
-            self.receive_parcels(connection, now);
+            self.note_parcels(connection);
             return;
         }
         match peer.streams.get_mut(&stream) {

@@ -49,6 +49,8 @@ pub(crate) struct Peer {
     /// What it and we can ([`capability`](whimbrel_common::wire::capability)).
     pub(crate) capabilities: u64,
     pub(crate) parcels: Parcels,
+    /// They wait for their turn to be received.
+    pub(crate) parcels_queued: bool,
     /// It has asked to be enrolled, and to be attached.
     pub(crate) enrolling: bool,
     pub(crate) attaching: bool,
@@ -79,6 +81,7 @@ impl Peer {
             greeted: false,
             capabilities: 0,
             parcels: Parcels::default(),
+            parcels_queued: false,
             enrolling: false,
             attaching: false,
             holding: BTreeSet::new(),

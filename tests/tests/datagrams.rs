@@ -41,6 +41,8 @@ suite! {
     pings_go_direct_unless_they_are_wanted_and_the_gateway_can,
     a_flood_to_the_gateway_leaves_streams_their_share,
     a_flood_from_the_gateway_leaves_streams_their_share,
+    nothing_goes_around_a_gateway_that_was_never_reached_if_it_must_not,
+    udp_counts_in_the_bandwidth_of_a_client,
     datagrams_go_on_across_a_move,
     datagrams_go_on_across_a_restart_from_the_same_port,
     the_gateways_resolver_answers_inside_the_tun,

@@ -69,7 +69,7 @@ impl Gateway {
                 self.datagrams.echo_requests += 1;
                 self.stats.up_bytes += bytes;
                 if let Some(session) = self.session_of(connection) {
-                    session.count(bytes, 0);
+                    session.count_datagrams(bytes, 0);
                 }
                 Ok(())
             }
@@ -81,37 +81,37 @@ impl Gateway {
         }
     }
 
-    /// Hands on one reply. Whether there may be more.
-    pub(super) fn hear_echo(&mut self, number: OutletNumber, now: Instant) -> bool {
-        let Some(outlet) = self.outlets.get(&number) else { return false };
+    /// Hands on the next reply, and tells its length; `None` if there is none.
+    pub(super) fn hear_echo(&mut self, number: OutletNumber, now: Instant) -> Option<u64> {
+        let outlet = self.outlets.get(&number)?;
         let reply = match outlet.hear(&mut self.scratch) {
             Ok(Some(reply)) => reply,
-            Ok(None) => return true,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            Err(error) => return outlet::is_late(&error),
+            Ok(None) => return Some(0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(error) => return outlet::is_late(&error).then_some(0),
         };
         let association = outlet.association;
         let peer = outlet.client.and_then(|client| self.peers.get_mut(&client));
         let Some(peer) = peer else {
             // Its client is away. Later it would be too late.
             self.datagrams.dropped += 1;
-            return true;
+            return Some(0);
         };
-        let Some(session) = peer.session.as_mut() else { return true };
+        let session = peer.session.as_mut()?;
         if !session.associations.admits(association, reply.from) {
             self.datagrams.unasked += 1;
-            return true;
+            return Some(0);
         }
         let payload = &self.scratch[echo::HEADER..reply.length];
         let bytes = payload.len() as u64;
         peer.paths.handle(Input::Activity, now);
-        session.count(0, bytes);
+        session.count_datagrams(0, bytes);
         self.stats.down_bytes += bytes;
         self.datagrams.echo_replies += 1;
         let echo = Echo { association, remote: reply.from, sequence: reply.sequence };
         let parcel = wire::encode_echo(echo, reply.hops, payload);
         peer.parcels.send(&mut self.endpoint, peer.connection, association, parcel, now);
-        true
+        Some(bytes)
     }
 
     /// Tells a client what came of its request instead of a reply.

@@ -14,17 +14,26 @@ use whimbrel_common::wire::{
     self, Association, Denial, Parcel, RESOLVER, StreamCode, Undelivered, capability,
 };
 use whimbrel_gateway_core::associations::{OutletNumber, Way};
+use whimbrel_gateway_core::turns::Turn;
 
+use crate::metrics::limit;
 use crate::outlet::{self, Bounce, Outlet};
 use crate::sessions::Session;
 
 use super::Gateway;
 
-/// Numbers of outlets among those that the kernel tells news of begin here, those of flows below.
+/// Numbers of outlets among those that the kernel tells news of, and of those that wait for their
+/// turn, begin here, those of flows below.
 pub(super) const OUTLETS: u64 = 1 << 63;
 
-/// Datagrams read from one port before others get their turn.
-const TURN: usize = 32;
+/// Stands for what a client sends in datagrams among those that wait for their turn.
+const ARRIVED: u64 = u64::MAX;
+
+/// Counted for each datagram beside its payload: small ones cost as much work as larger ones.
+const LEAST: u64 = 200;
+
+/// Errors read from one port before others get their turn.
+const BOUNCES: usize = 32;
 
 impl Gateway {
     /// Queries to the gateway itself are put to these from now on.
@@ -33,46 +42,78 @@ impl Gateway {
     }
 
     /// A client opened the stream of parcels that are too large for datagrams.
-    pub(super) fn begin_parcels(
-        &mut self,
-        connection: Connection,
-        stream: Stream,
-        rest: BytesMut,
-        now: Instant,
-    ) {
+    pub(super) fn begin_parcels(&mut self, connection: Connection, stream: Stream, rest: BytesMut) {
         let Some(peer) = self.peers.get_mut(&connection) else { return };
         peer.streams.remove(&stream);
         if let Some(old) = peer.parcels.adopt(stream, rest) {
             self.endpoint.abort(connection, old, StreamCode::Superseded.code());
         }
-        self.receive_parcels(connection, now);
+        self.note_parcels(connection);
     }
 
     /// Parcels came from a client.
-    pub(super) fn receive_parcels(&mut self, connection: Connection, now: Instant) {
-        loop {
-            let Some(peer) = self.peers.get_mut(&connection) else { return };
-            match peer.parcels.receive(&mut self.endpoint, connection) {
-                Ok(Some(parcel)) => self.deliver(connection, parcel, now),
-                Ok(None) => return,
-                Err(error) => {
-                    debug!(%error, "What came on the stream of parcels is none");
-                    self.deny(connection, Denial::Protocol, now);
-                    return;
-                }
-            }
+    pub(super) fn note_parcels(&mut self, connection: Connection) {
+        if let Some(peer) = self.peers.get_mut(&connection)
+            && !std::mem::replace(&mut peer.parcels_queued, true)
+        {
+            self.turns.push(connection, ARRIVED);
         }
     }
 
-    fn deliver(&mut self, connection: Connection, parcel: Parcel, now: Instant) {
+    /// Serves what is no flow. How many bytes that moved.
+    pub(super) fn turn_datagrams(
+        &mut self,
+        Turn { client, flow, budget }: Turn<Connection>,
+        now: Instant,
+    ) -> u64 {
+        if flow == ARRIVED {
+            self.receive_parcels(client, budget, now)
+        } else {
+            self.turn_outlet(OutletNumber(flow), budget, now)
+        }
+    }
+
+    fn receive_parcels(&mut self, connection: Connection, budget: usize, now: Instant) -> u64 {
+        let mut moved = 0;
+        while moved < budget as u64 {
+            let Some(peer) = self.peers.get_mut(&connection) else { return moved };
+            peer.parcels_queued = false;
+            match peer.parcels.receive(&mut self.endpoint, connection) {
+                Ok(Some(parcel)) => moved += self.deliver(connection, parcel, now),
+                Ok(None) => return moved,
+                Err(error) => {
+                    debug!(%error, "What came on the stream of parcels is none");
+                    self.deny(connection, Denial::Protocol, now);
+                    return moved;
+                }
+            }
+        }
+        self.note_parcels(connection);
+        moved
+    }
+
+    /// Does what a client asks. How many bytes that were.
+    fn deliver(&mut self, connection: Connection, parcel: Parcel, now: Instant) -> u64 {
         // A stranger's are not even counted.
-        let Some(peer) = self.peers.get_mut(&connection) else { return };
-        if peer.session.is_none() {
-            return;
-        }
-        if matches!(parcel, Parcel::Datagram { .. } | Parcel::Echo { .. }) {
-            peer.paths.handle(Input::Activity, now);
-        }
+        let Some(peer) = self.peers.get_mut(&connection) else { return 0 };
+        let Some(session) = peer.session.as_mut() else { return 0 };
+        let bytes = match &parcel {
+            Parcel::Datagram { payload, .. } | Parcel::Echo { payload, .. } => {
+                peer.paths.handle(Input::Activity, now);
+                if session.datagram_room_up(self.limits.bandwidth_per_client, now).is_err() {
+                    self.datagrams.dropped += 1;
+                    self.figures.limits.count(limit::BANDWIDTH);
+                    return LEAST;
+                }
+                LEAST + payload.len() as u64
+            }
+            Parcel::Unreachable { .. } | Parcel::Renew { .. } | Parcel::EchoFailed { .. } => LEAST,
+        };
+        self.carry_out(connection, parcel, now);
+        bytes
+    }
+
+    fn carry_out(&mut self, connection: Connection, parcel: Parcel, now: Instant) {
         let (association, remote, payload) = match parcel {
             Parcel::Datagram { association, remote, payload } => {
                 (association, remote, Some(payload))
@@ -127,7 +168,7 @@ impl Gateway {
                 self.datagrams.up += 1;
                 self.stats.up_bytes += payload.len() as u64;
                 if let Some(session) = self.session_of(connection) {
-                    session.up_bytes += payload.len() as u64;
+                    session.count_datagrams(payload.len() as u64, 0);
                 }
                 Ok(())
             }
@@ -197,54 +238,75 @@ impl Gateway {
         if let Some(outlet) = self.outlets.get_mut(&number)
             && !std::mem::replace(&mut outlet.queued, true)
         {
-            self.outlet_work.push_back(number);
+            self.turns.push(outlet.client.unwrap_or(Connection::NONE), number.0);
         }
     }
 
-    /// Reads what came for clients.
-    pub(super) fn turn_outlets(&mut self, now: Instant) {
-        for _ in 0..self.outlet_work.len() {
-            let Some(number) = self.outlet_work.pop_front() else { break };
-            let Some(outlet) = self.outlets.get_mut(&number) else { continue };
+    /// A port of a client that has bandwidth again waits for its turn.
+    pub(super) fn wake_outlet(&mut self, number: OutletNumber) {
+        if let Some(outlet) = self.outlets.get_mut(&number) {
             outlet.queued = false;
-            if self.read_outlet(number, now) {
-                self.note_outlet(number);
-            }
+            self.note_outlet(number);
         }
-        self.expire_outlets(now);
     }
 
-    /// Whether there may be more.
-    fn read_outlet(&mut self, number: OutletNumber, now: Instant) -> bool {
+    /// Reads what came for a client. How many bytes that were.
+    fn turn_outlet(&mut self, number: OutletNumber, budget: usize, now: Instant) -> u64 {
+        let Some(outlet) = self.outlets.get_mut(&number) else { return 0 };
+        outlet.queued = false;
+        let client = outlet.client;
         self.read_bounces(number, now);
-        for _ in 0..TURN {
-            let Some(outlet) = self.outlets.get(&number) else { return false };
-            if outlet.echoes {
-                match self.hear_echo(number, now) {
-                    true => continue,
-                    false => return false,
+        let rate = self.limits.bandwidth_per_client;
+        let session = client.and_then(|client| self.session_of(client));
+        let room = match session.map_or(Ok(u64::MAX), |it| it.datagram_room_down(rate, now)) {
+            Ok(room) => room.min(budget as u64),
+            Err(at) => {
+                self.figures.limits.count(limit::BANDWIDTH);
+                if let Some(outlet) = self.outlets.get_mut(&number) {
+                    // It is queued there, and nowhere else.
+                    outlet.queued = true;
+                    self.throttled.insert((at, number.0));
                 }
+                return 0;
             }
-            match outlet.receive(&mut self.scratch) {
-                Ok((length, remote)) => {
-                    let (association, client) = (outlet.association, outlet.client);
-                    let resolver = outlet.resolver;
-                    self.take_in(association, client, (remote, resolver), length, now);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(error) if outlet::is_late(&error) => {}
-                Err(error) => {
-                    debug!(%error, "A port cannot be read");
-                    return false;
-                }
+        };
+        let mut moved = 0;
+        while moved < room {
+            match self.read_outlet(number, now) {
+                Some(bytes) => moved += LEAST + bytes,
+                None => return moved,
             }
         }
-        true
+        self.note_outlet(number);
+        moved
+    }
+
+    /// Hands on the next datagram that came in at a port, and tells its length; `None` if there is
+    /// none.
+    fn read_outlet(&mut self, number: OutletNumber, now: Instant) -> Option<u64> {
+        let outlet = self.outlets.get(&number)?;
+        if outlet.echoes {
+            return self.hear_echo(number, now);
+        }
+        match outlet.receive(&mut self.scratch) {
+            Ok((length, remote)) => {
+                let (association, client) = (outlet.association, outlet.client);
+                let resolver = outlet.resolver;
+                self.take_in(association, client, (remote, resolver), length, now);
+                Some(length as u64)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) if outlet::is_late(&error) => Some(0),
+            Err(error) => {
+                debug!(%error, "A port cannot be read");
+                None
+            }
+        }
     }
 
     /// Tells clients which of their datagrams did not arrive.
     fn read_bounces(&mut self, number: OutletNumber, now: Instant) {
-        for _ in 0..TURN {
+        for _ in 0..BOUNCES {
             let Some(outlet) = self.outlets.get(&number) else { return };
             let Ok(bounce) = outlet.bounced() else { return };
             let Bounce { remote, reason, .. } = bounce;
@@ -295,7 +357,7 @@ impl Gateway {
             return;
         }
         peer.paths.handle(Input::Activity, now);
-        session.down_bytes += length as u64;
+        session.count_datagrams(0, length as u64);
         self.stats.down_bytes += length as u64;
         self.datagrams.down += 1;
         let answered = resolver == Some(remote);
@@ -329,7 +391,7 @@ impl Gateway {
         }
     }
 
-    fn expire_outlets(&mut self, now: Instant) {
+    pub(super) fn expire_outlets(&mut self, now: Instant) {
         if self.outlets_end.is_none_or(|end| now < end) {
             return;
         }

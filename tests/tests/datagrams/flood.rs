@@ -1,7 +1,7 @@
 //! Whoever floods pays for it, and nobody else.
 
 use crate::pair::{UdpPair, all};
-use crate::stage::{ORIGIN, Stage, no_panics, tell, until};
+use crate::stage::{ORIGIN, Stage, no_panics, put, tell, until};
 use anyhow::{Result, ensure};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use whimbrel_tests::internet::Shape;
 use whimbrel_tests::lab::Layout;
 
-/// The laptop's only line: 10 ms each way, 10 Mbit/s.
+/// Each line of the laptop: 10 ms each way, 10 Mbit/s.
 const LINE: (Duration, u64) = (Duration::from_millis(10), 10);
 
 /// What is sent every millisecond: four times what the line takes.
@@ -86,8 +86,9 @@ fn bulk(mut from: TcpStream, mut to: TcpStream, tally: Arc<Tally>) -> Result<[Jo
 fn share(up: bool) -> Result<()> {
     let (delay, mbit) = LINE;
     let line = || Shape::line(delay, mbit);
-    let layout =
-        Layout::standard().with_link("wifi0", |link| (link.up, link.down) = (line(), line()));
+    let layout = Layout::standard()
+        .with_link("wifi0", |link| (link.up, link.down) = (line(), line()))
+        .with_link("cell0", |link| (link.up, link.down) = (line(), line()));
     let mut stage = Stage::raise_with(layout, |_| {}, all)?;
     stage.await_udp()?;
     let [v4, _] = ORIGIN;
@@ -140,4 +141,45 @@ pub(crate) fn a_flood_to_the_gateway_leaves_streams_their_share() -> Result<()> 
 
 pub(crate) fn a_flood_from_the_gateway_leaves_streams_their_share() -> Result<()> {
     share(false)
+}
+
+/// What the client of the next test may move, in bytes per second.
+const BANDWIDTH: u64 = 256 << 10;
+
+pub(crate) fn udp_counts_in_the_bandwidth_of_a_client() -> Result<()> {
+    let limit = |table: &mut toml::Table| {
+        put(table, "limits", "bandwidth_per_client", "256KiB");
+    };
+    let mut stage = Stage::raise_with(Layout::standard(), limit, all)?;
+    stage.await_udp()?;
+    let [v4, _] = ORIGIN;
+    for up in [true, false] {
+        let mut pair = UdpPair::new(&stage.world, v4)?;
+        let seen = pair.converse()?;
+        let mut talk = stage.pair(v4)?;
+        let tally = Arc::new(Tally::default());
+        let (far, near) = (pair.server.try_clone()?, pair.app.try_clone()?);
+        let begin = Instant::now();
+        let threads = if up {
+            [flood(near, pair.to, Arc::clone(&tally)), count_flood(far, Arc::clone(&tally))?]
+        } else {
+            [flood(far, seen, Arc::clone(&tally)), count_flood(near, Arc::clone(&tally))?]
+        };
+        until("a few seconds' worth has come", || {
+            talk.converse()?;
+            Ok(tally.count().1 > 2 * BANDWIDTH)
+        })?;
+        let came = tally.count().1;
+        tally.over.store(true, Ordering::Relaxed);
+        let allowed = BANDWIDTH as f64 * begin.elapsed().as_secs_f64() + 2.0 * 64e3;
+        for thread in threads {
+            ensure!(thread.join().is_ok(), "a thread panicked");
+        }
+        ensure!((came as f64) < allowed * 1.1, "{came} bytes, not {allowed}");
+    }
+    let metrics = stage.gateway.command(&stage.world, &["metrics"])?;
+    let family = "whimbrel_gateway_limits_reached_total{limit=\"bandwidth_per_client\"} ";
+    let reached = metrics.lines().find_map(|line| line.strip_prefix(family));
+    ensure!(reached.is_some_and(|times| times != "0"), "{metrics}");
+    no_panics(&stage.world)
 }
