@@ -20,7 +20,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, anyhow};
-use serde_json::json;
+use serde_json::{Value, json};
 use whimbrel_host::control::{AskError, Line};
 use whimbrel_host::exit::ExitWith;
 use whimbrel_host::{Layout, Role};
@@ -57,8 +57,9 @@ pub fn run(
     let (program, arguments) = command.split_first().context("there is no command")?;
     let daemon = reach(layout, attend)?;
     let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
+    let carries_all = carries_all(&daemon.line);
     let inside = namespace::enter().and_then(|entered| {
-        let pulse = names::confine(entered)?;
+        let pulse = names::confine(entered, carries_all)?;
         Ok((pulse, wiring::lay()?))
     });
     let (pulse, tun) = inside.map_err(|error| closed::explain(error, daemon.is_host))?;
@@ -71,6 +72,12 @@ pub fn run(
     let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_STARTED };
     Err(anyhow!(error).context(format!("cannot start {}", program.display())))
         .context(ExitWith(code))
+}
+
+/// Whether a daemon carries more than TCP, so that programs that need more may try.
+fn carries_all(line: &Line) -> bool {
+    let status = line.another().and_then(|line| line.ask("status", &Value::Null, &[]));
+    status.is_ok_and(|status| status["datagrams"]["state"] != "off")
 }
 
 /// A daemon that takes a TUN.

@@ -40,18 +40,22 @@ const COVERED: [&str; 6] = [
 const RESOLVED: &str = "/run/systemd/resolve";
 
 /// Programs that cannot do inside what they are for, and the reason.
-const FUTILE: [(&str, &str); 6] = [
+const FUTILE: [(&str, &str); 4] = [
     ("sudo", "no other user exists in here; run 'sudo whimbrel run -- …' instead"),
     ("su", "no other user exists in here; run 'whimbrel run' as that user instead"),
     ("doas", "no other user exists in here; run 'doas whimbrel run -- …' instead"),
     ("pkexec", "no other user exists in here; run it outside"),
+];
+
+/// The same where nothing but TCP and names is carried.
+const FUTILE_WITH_TCP: [(&str, &str); 2] = [
     ("ping", "only TCP and names are carried, ICMP is not; run it outside"),
     ("traceroute", "only TCP and names are carried, ICMP and UDP are not; run it outside"),
 ];
 
-/// Covers what would look names up outside. Returns the pulse: it becomes readable with the end of
+/// Covers what would look names up outside, and what is futile where not `all` is carried. Returns the pulse: it becomes readable with the end of
 /// this mount namespace.
-pub(super) fn confine(entered: Entered) -> anyhow::Result<OwnedFd> {
+pub(super) fn confine(entered: Entered, all: bool) -> anyhow::Result<OwnedFd> {
     let resolv = fs::canonicalize("/etc/resolv.conf").ok();
     let resolv_text = resolv.as_deref().and_then(|path| fs::read_to_string(path).ok());
     let resolv_text = with_server(&resolv_text.unwrap_or_default(), NAMESERVER);
@@ -84,7 +88,10 @@ pub(super) fn confine(entered: Entered) -> anyhow::Result<OwnedFd> {
         bail!("this machine has neither /etc/resolv.conf nor /etc/nsswitch.conf");
     }
     if entered == Entered::Alone {
-        explain_futile(&workshop)?;
+        explain(&FUTILE, &workshop)?;
+        if !all {
+            explain(&FUTILE_WITH_TCP, &workshop)?;
+        }
     }
     Ok(pulse)
 }
@@ -146,10 +153,10 @@ fn cover(place: &Path, with: &Path) -> anyhow::Result<()> {
 }
 
 /// Lets programs that need what is not there say so, rather than fail in their own words.
-fn explain_futile(workshop: &Workshop) -> anyhow::Result<()> {
+fn explain(futile: &[(&str, &str)], workshop: &Workshop) -> anyhow::Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    for (name, reason) in FUTILE {
+    for (name, reason) in futile {
         let found = folders.iter().map(|folder| folder.join(name)).find(|file| file.is_file());
         let Some(found) = found.and_then(|file| fs::canonicalize(file).ok()) else { continue };
         // ping6 is another name of ping.
