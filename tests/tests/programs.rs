@@ -10,6 +10,8 @@ mod curl;
 mod git;
 #[path = "programs/iperf.rs"]
 mod iperf;
+#[path = "programs/ping.rs"]
+mod ping;
 #[path = "programs/psql.rs"]
 mod psql;
 #[path = "programs/ssh.rs"]
@@ -27,7 +29,7 @@ use whimbrel_tests::suite::{self, Test};
 /// Set by `tests/programs` once it has found every program.
 const CONSENT: &str = "WHIMBREL_PROGRAMS";
 
-const TESTS: [Test; 12] = [
+const TESTS: [Test; 14] = [
     ("an_ssh_session_answers_before_during_and_after_moves", ssh::converse),
     ("scp_sends_200_mb_across_moves", ssh::send),
     ("scp_fetches_200_mb_across_moves", ssh::fetch),
@@ -36,6 +38,8 @@ const TESTS: [Test; 12] = [
     ("curl_downloads_across_moves", curl::download),
     ("curl_uploads_across_moves", curl::upload),
     ("iperf3_runs_both_ways_across_moves", iperf::measure),
+    ("ping_is_answered_through_the_gateway", ping::answer),
+    ("a_wrapped_ping_is_answered_through_the_gateway", ping::answer_wrapped),
     ("a_wrapped_ssh_session_answers_across_moves", ssh::converse_wrapped),
     ("a_wrapped_psql_copies_millions_of_rows_across_moves", psql::copy_wrapped),
     ("a_wrapped_git_clones_100_mb_across_moves", git::clone_wrapped),
@@ -51,7 +55,7 @@ fn main() -> ExitCode {
         // Whoever closed standard error does not want to know.
         drop(writeln!(
             std::io::stderr(),
-            "\nNOT RUN HERE: {} tests of Whimbrel with ssh, scp, psql, git, curl and iperf3.\n\
+            "\nNOT RUN HERE: {} tests of Whimbrel with ssh, scp, psql, git, curl, iperf3 and ping.\n\
              `tests/programs`, as root, runs them; the Debian packages it needs are listed in \
              tests/programs.apt.\n",
             TESTS.len()

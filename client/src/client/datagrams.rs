@@ -17,7 +17,6 @@ use whimbrel_common::config::{CaptureMode, Offline};
 use whimbrel_common::wire::{self, Parcel, RESOLVER, Undelivered, capability};
 
 use super::Client;
-use super::echoes::ECHOES;
 use crate::devices::HOST;
 use crate::report::{DatagramReport, DatagramState, EventKind, FlowReport, Transport};
 
@@ -31,6 +30,9 @@ const RENEWED: Duration = Duration::from_secs(300);
 
 /// Ports renewed at once at most: as many as a gateway gives to a session.
 const MOST_RENEWED: usize = 1024;
+
+/// What both ends must be able to do for ICMP echo.
+pub(super) const ECHOES: u64 = capability::PARCELS | capability::ECHOES;
 
 /// See the [module](self).
 #[derive(Debug)]

@@ -11,14 +11,11 @@ use whimbrel_client_core::packet::{
     EchoEnds, EchoError, EchoRequest, Fragments, Malformed, Unreachable,
 };
 use whimbrel_client_core::udp::{Protocol, Source};
-use whimbrel_common::wire::{self, Echo, Undelivered, capability};
+use whimbrel_common::wire::{self, Echo, Undelivered};
 
 use super::Client;
-use super::datagrams::{Datagrams, Reply, fitting};
+use super::datagrams::{Datagrams, ECHOES, Reply, fitting};
 use crate::run::NAMESERVER;
-
-/// What both ends must be able to do.
-pub(super) const ECHOES: u64 = capability::PARCELS | capability::ECHOES;
 
 /// What stands for the gateway where it is a hop of IPv6, beside the TUN's own address unless
 /// that is configured. In IPv4 its name server does.

@@ -69,7 +69,8 @@ impl Line {
     /// As of [`open`](Self::open).
     pub fn another(&self) -> Result<Self, AskError> {
         let peer = self.stream.peer_addr()?;
-        let path = peer.as_pathname().ok_or(io::Error::from(io::ErrorKind::AddrNotAvailable))?;
+        let path =
+            peer.as_pathname().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
         Self::open(path)
     }
 
