@@ -185,7 +185,7 @@ pub(crate) fn a_ping_is_answered_by_its_destination_through_the_gateway() -> Res
                         told += 1;
                         Ok(false)
                     }
-                    heard => {
+                    heard @ (Heard::Reply { .. } | Heard::Error { .. }) => {
                         ensure!(heard == reply, "{heard:?}");
                         Ok(true)
                     }

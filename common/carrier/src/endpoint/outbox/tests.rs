@@ -1,6 +1,5 @@
 use super::*;
 
-#[expect(clippy::disallowed_methods, reason = "an arbitrary start of a virtual clock")]
 fn start() -> Instant {
     Instant::now()
 }
