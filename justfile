@@ -13,9 +13,14 @@ ci:
 systemd:
     tests/systemd/run
 
-# The Debian packages, and what people do with them, in a booted systemd, as root.
+# The Debian packages, and what people do with them in a booted systemd, as root.
 packages:
-    systemd/packages
+    cargo deb -p whimbrel-gateway
+    cargo deb -p whimbrel
+
+# Writes what the packages have beside the programs, after a change of commands or keys.
+papers:
+    cargo run -p whimbrel-papers
 
 try-packages:
     tests/systemd/packages

@@ -3,6 +3,7 @@
 mod ask;
 mod demo;
 mod join;
+mod names;
 mod trace;
 
 #[cfg(test)]
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
-use tracing::warn;
+use whimbrel_client_core::plan::Way;
 use whimbrel_common::config::{ClientConfig, ConfigError, InterfaceName};
 use whimbrel_common::units::{Period, UnitError};
 use whimbrel_host::output::{line, remark};
@@ -23,7 +24,6 @@ use whimbrel_host::{Layout, Role, exit, files, logging};
 
 pub use crate::daemon::{Launch, Purpose};
 
-use crate::dns::file::SettingsFile;
 use crate::host::{Host, HostError};
 use crate::tun::TunError;
 use crate::watch;
@@ -99,8 +99,15 @@ fn up(layout: Layout, purpose: Purpose) -> anyhow::Result<()> {
 
 fn run(args: Run) -> anyhow::Result<()> {
     let config = args.place.config.map(|config| Layout::for_config(Some(config), Role::Client));
-    let attend = |layout| up(layout, Purpose::Runs { ready: crate::run::ready });
-    match crate::run::run(config, &args.command, attend)? {}
+    let way = match (args.exclude, args.cgroup) {
+        (true, _) => Way::Direct,
+        (false, true) => Way::Carried,
+        (false, false) => {
+            let attend = |layout| up(layout, Purpose::Runs { ready: crate::run::ready });
+            match crate::run::run(config, &args.command, attend)? {}
+        }
+    };
+    match crate::run::lead(config, way, &args.command)? {}
 }
 
 #[derive(Parser, Debug)]
@@ -122,7 +129,7 @@ enum Command {
     Join(Join),
     /// Run the daemon in the foreground (systemd runs this)
     Up(Place),
-    /// Run a command with its TCP carried, without root
+    /// Run a command with its TCP carried, or around the capture, without root
     Run(Run),
     /// Show what the daemon does
     Status(Status),
@@ -151,6 +158,9 @@ enum Command {
     /// Remove rules and routes that a killed daemon left behind
     #[command(hide = true)]
     Cleanup(Place),
+    /// Lead this host's names to the gateway for as long as a daemon wants it (systemd runs this)
+    #[command(hide = true)]
+    LeadNames(LeadNames),
     /// Show the whole story on one machine: no root, no set-up
     Demo(Demo),
 }
@@ -174,6 +184,12 @@ struct Join {
 struct Run {
     #[command(flatten)]
     place: Place,
+    /// Let its new connections go direct, around the daemon of this host
+    #[arg(long)]
+    exclude: bool,
+    /// Carry its new connections by its control group, where it cannot have a network of its own
+    #[arg(long, conflicts_with = "exclude")]
+    cgroup: bool,
     /// The command and its arguments; its exit code is passed on
     #[arg(
         required = true,
@@ -262,6 +278,13 @@ struct Trace {
 }
 
 #[derive(Args, Debug)]
+struct LeadNames {
+    /// Only restore what one that was killed left behind
+    #[arg(long)]
+    restore: bool,
+}
+
+#[derive(Args, Debug)]
 struct Demo {
     /// A command to run inside the demo while its networks keep changing
     #[arg(last = true, value_name = "CMD")]
@@ -307,6 +330,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             bugreport::bugreport(&layout, read_config, args.output, args.addresses)
         }
         Command::Cleanup(place) => cleanup(&place.layout()),
+        Command::LeadNames(args) => names::names(args.restore),
         Command::Demo(args) => demo::demo(args.command),
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -353,15 +377,11 @@ fn is_missing(path: &Path) -> bool {
 
 fn cleanup(layout: &Layout) -> anyhow::Result<()> {
     logging::init(LevelFilter::WARN)?;
-    match SettingsFile::new(&layout.state).restore() {
-        Ok(true) => line("Restored /etc/resolv.conf."),
-        Ok(false) => {}
-        Err(trouble) => warn!(trouble, "The host's DNS settings stay behind"),
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start")?;
+    runtime.block_on(names::restore(layout));
     let removed = runtime
         .block_on(async { Host::open()?.remove().await })
         .context("cannot remove Whimbrel's rules and routes; run this as root")?;

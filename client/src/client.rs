@@ -230,8 +230,14 @@ impl Client {
 
     fn handle_news(&mut self, news: News, now: Instant) {
         match news {
-            News::Attached { resumed } => self.attached(resumed, now),
-            News::Detached { reason } => self.detached(&reason, now),
+            News::Attached { resumed } => {
+                self.journal.returned(resumed, now);
+                self.attached(resumed, now);
+            }
+            News::Detached { reason, heard } => {
+                self.journal.left(heard.unwrap_or(now));
+                self.detached(&reason, now);
+            }
             News::Ended => self.lose_flows("the gateway ended the session", now),
             News::Stream(stream) => {
                 if let Some(flow) = self.streams.get(&stream).copied() {
@@ -251,8 +257,12 @@ impl Client {
             News::StreamsAvailable => self.open_parcels(),
             News::Taken(entries) => self.taken(&entries, now),
             News::Over(flows) => self.over(&flows),
+            News::Limited(limit) => self.limited(limit),
             News::Replay { silent_since } => self.replay(silent_since),
-            News::Moved { step, from, to } => self.moved(&step, from, to),
+            News::Moved { step, from, to } => {
+                self.moved(&step, from, to);
+                self.ask_again(now);
+            }
             News::Path { link, from, to } => {
                 self.journal.path(&link, from, to);
             }
@@ -323,6 +333,7 @@ impl Client {
         } else if self.tunnel.connection().is_some() {
             self.detached_since = None;
             self.given_up = false;
+            self.ask_again(now);
             info!("The gateway is in reach again");
             self.journal.tell(EventKind::Attached, "the gateway is in reach again");
         }
@@ -480,11 +491,7 @@ impl Client {
             debug!(flow = flow.0, ?end, up = ferry.up_bytes, down = ferry.down_bytes, "Flow over");
             let bytes = (ferry.up_bytes, ferry.down_bytes, ferry.replayed);
             self.journal.trace.flow_ended(flow.0, end.name(), bytes);
-            if self.counts.end(end, now) {
-                let text = "the gateway refuses new connections: this client has as many as it may, \
-                            or begins too many at once";
-                self.journal.tell(EventKind::Refused, text);
-            }
+            self.counts.end(end);
             if ferry.needs_word(end) {
                 self.tunnel.send(&[Control::Over(vec![WireFlow(flow.0)])]);
             }

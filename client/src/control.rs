@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use whimbrel_client_core::plan::Way;
 use whimbrel_common::config::{InterfaceName, InterfaceNameError};
 use whimbrel_common::units::{Period, UnitError};
 use whimbrel_host::Layout;
@@ -21,7 +22,7 @@ use crate::report::{Event, FlowReport, Status};
 use crate::trace;
 
 /// The verbs that change something.
-pub const CHANGES: Changes = &["move", "pause", "resume", "run"];
+pub const CHANGES: Changes = &["group", "move", "pause", "resume", "run"];
 
 /// Events kept for `whimbrel events`: a day of a restless laptop, at about 200 bytes each.
 const EVENTS_KEPT: usize = 1000;
@@ -59,6 +60,12 @@ pub trait Running {
     /// A sentence about why it cannot.
     fn run(&mut self, passed: Passed) -> Result<Welcome, String>;
 
+    /// Leads the new connections of a command by its control group.
+    ///
+    /// # Errors
+    /// A sentence about why it cannot.
+    fn lead(&mut self, grouped: Grouped) -> Result<Welcome, String>;
+
     /// Lets new connections go direct, for a time or until [`Running::resume`].
     ///
     /// # Errors
@@ -92,7 +99,18 @@ pub struct Passed {
     pub(crate) pulse: OwnedFd,
 }
 
-/// What a wrapped command learns.
+/// What a command passes that keeps the host's network.
+#[derive(Debug)]
+pub struct Grouped {
+    /// Who passes it.
+    pub(crate) owner: Owner,
+    /// Where its new connections are to go.
+    pub(crate) way: Way,
+    /// The folder of its control group.
+    pub(crate) folder: OwnedFd,
+}
+
+/// What a command learns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Welcome {}
 
@@ -153,20 +171,38 @@ fn reply(request: Request, running: &mut impl Running) -> Result<Value, String> 
         "pause" => running.pause(duration(&request.args)?).map(done),
         "resume" => running.resume().map(done),
         "run" => running.run(passed(request)?).map(|welcome| json!(welcome)),
+        "group" => running.lead(grouped(request)?).map(|welcome| json!(welcome)),
         other => Err(unknown_verb(other)),
     }
 }
 
 fn passed(request: Request) -> Result<Passed, String> {
-    let Request { args, peer, passed, .. } = request;
-    let Some(Value::String(command)) = args.get("command") else {
-        return Err("\"command\" is missing; it must be the name of a program".to_owned());
-    };
-    let command = command.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
+    let owner = owner(&request)?;
+    let Request { passed, .. } = request;
     let [tun, pulse] = <[OwnedFd; 2]>::try_from(passed).map_err(|passed| {
         format!("{} descriptors came with the request; it needs a TUN and a pulse", passed.len())
     })?;
-    Ok(Passed { owner: Owner { uid: peer.uid, pid: peer.pid, command }, tun, pulse })
+    Ok(Passed { owner, tun, pulse })
+}
+
+fn grouped(request: Request) -> Result<Grouped, String> {
+    let owner = owner(&request)?;
+    let Request { args, passed, .. } = request;
+    let named = args.get("way").and_then(Value::as_str);
+    let way = Way::ALL.into_iter().find(|way| named == Some(way.to_string().as_str()));
+    let way = way.ok_or("\"way\" must be \"direct\" or \"carried\"")?;
+    let [folder] = <[OwnedFd; 1]>::try_from(passed).map_err(|passed| {
+        format!("{} descriptors came with the request; it needs a control group", passed.len())
+    })?;
+    Ok(Grouped { owner, way, folder })
+}
+
+fn owner(request: &Request) -> Result<Owner, String> {
+    let Some(Value::String(command)) = request.args.get("command") else {
+        return Err("\"command\" is missing; it must be the name of a program".to_owned());
+    };
+    let command = command.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
+    Ok(Owner { uid: request.peer.uid, pid: request.peer.pid, command })
 }
 
 /// The kept events, or the `last` of them.

@@ -1,15 +1,8 @@
 //! What became of flows since the daemon started.
 
-use std::time::{Duration, Instant};
-
 use whimbrel_common::metrics::Tally;
-use whimbrel_common::wire::RefuseReason;
 
 use crate::ferry::{End, Ferry};
-
-/// Refusals for being at a limit are told at most this often: a program that tries again and again
-/// would fill the journal.
-const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// Bytes of flows.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +24,8 @@ pub(crate) struct Counts {
     pub(crate) ends: Tally,
     /// Why flows were refused.
     pub(crate) refusals: Tally,
-    /// When a limit was told of last.
-    told: Option<Instant>,
+    /// Which limits of the gateway it told of.
+    pub(crate) limits: Tally,
 }
 
 impl Counts {
@@ -41,17 +34,12 @@ impl Counts {
         self.past.add(ferry);
     }
 
-    /// Counts how it ended. Whether a person should hear that a limit was reached.
-    pub(crate) fn end(&mut self, end: &End, now: Instant) -> bool {
+    /// Counts how it ended.
+    pub(crate) fn end(&mut self, end: &End) {
         self.ends.count(end.name());
-        let End::Refused(reason) = end else { return false };
-        self.refusals.count(&reason.to_string());
-        let long_ago = |told: Instant| now.saturating_duration_since(told) >= TELL_EVERY;
-        let tell = *reason == RefuseReason::Limit && self.told.is_none_or(long_ago);
-        if tell {
-            self.told = Some(now);
+        if let End::Refused(reason) = end {
+            self.refusals.count(&reason.to_string());
         }
-        tell
     }
 
     /// The gateway was out of reach for too long.

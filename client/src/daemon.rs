@@ -13,21 +13,21 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, error, info, warn};
 use whimbrel_carrier::udp::RECEIVE_BUFFER;
 use whimbrel_carrier::{Transmit, Tuning};
-use whimbrel_client_core::plan::{CaptureInputs, Plan, PortRange, TABLE};
+use whimbrel_client_core::plan::PortRange;
 use whimbrel_client_core::trouble::Trouble;
-use whimbrel_common::cidr::Cidr;
 use whimbrel_common::config::ClientConfig;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_common::path::PathKey;
-use whimbrel_host::Layout;
 use whimbrel_host::control::{ControlServer, Request, Responder};
 use whimbrel_host::metrics::MetricsServer;
 use whimbrel_host::service::{self, Order, Orders, Watchdog};
+use whimbrel_host::{Alarm, Layout, keeping};
 
 use crate::capture::Capture;
 use crate::client::Client;
-use crate::control::{self, Events, Passed, Running, Target, Welcome};
+use crate::control::{self, Events, Grouped, Passed, Running, Target, Welcome};
 use crate::devices::Devices;
+use crate::groups::Groups;
 use crate::host::{self, HostError};
 use crate::link::{LinkEvent, LinkMonitor, Uplink};
 use crate::login::{self, Go};
@@ -44,6 +44,7 @@ mod links;
 mod metrics;
 mod names;
 mod nap;
+mod plan;
 mod reload;
 mod runs;
 
@@ -82,14 +83,16 @@ const SEND_CALLS: usize = 64;
 /// # Errors
 /// It cannot start.
 pub fn run(launch: Launch) -> anyhow::Result<()> {
+    // Before there is any other thread.
+    let stamps = launch.purpose.load_stamps(&launch.config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(launch))
+    runtime.block_on(serve(launch, Groups::new(stamps)))
 }
 
-async fn serve(launch: Launch) -> anyhow::Result<()> {
+async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
     let Launch { config, layout, key, reread, purpose } = launch;
     let control = ControlServer::bind(&layout.socket, control::CHANGES)?;
     let figures =
@@ -114,7 +117,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let (announcements, login_news) = unbounded_channel();
     let (login, words) = unbounded_channel();
     monitor.accompany(login::follow(announcements, words));
-    let (names, names_reports) = names::begin(&monitor, tun.as_ref(), &layout);
+    let (names, names_reports) = names::begin(&monitor, tun.as_ref(), &layout).await;
     let (networks, network_news) = unbounded_channel();
     monitor.accompany(manager::follow(networks));
     let (portals, portal_news) = unbounded_channel();
@@ -126,6 +129,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let mut daemon = Daemon {
         client: Client::new(tunnel, config.capture.offline, config.session.hold, seed, now),
         devices: Devices::new(tun, now),
+        groups,
         purpose,
         receive: vec![0; RECEIVE_BUFFER],
         send: Vec::with_capacity(RECEIVE_BUFFER),
@@ -143,6 +147,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         portals,
         ready: false,
         watchdog: Watchdog::new(now),
+        alarm: Alarm::new().context("cannot make a timer")?,
         layout,
         reread,
         config,
@@ -163,6 +168,9 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         host_outcomes,
         names_reports,
     };
+    if matches!(purpose, Purpose::Host) {
+        daemon.go_on(keeping::passed());
+    }
     purpose.begin()?;
     let outcome = daemon.run(control, inbox).await;
     drop(figures);
@@ -198,6 +206,7 @@ struct Inbox {
 struct Daemon {
     client: Client,
     devices: Devices,
+    groups: Groups,
     purpose: Purpose,
     receive: Vec<u8>,
     send: Vec<u8>,
@@ -226,6 +235,7 @@ struct Daemon {
     /// The service manager has been told that new connections are captured.
     ready: bool,
     watchdog: Watchdog,
+    alarm: Alarm,
     layout: Layout,
     reread: fn(&Layout) -> anyhow::Result<ClientConfig>,
     config: ClientConfig,
@@ -361,17 +371,17 @@ impl Daemon {
         orders: &mut Orders,
     ) -> Wake {
         let now = Instant::now();
-        let deadlines = [self.client.poll_timeout(), self.watchdog.deadline(), self.end()];
+        let deadlines = [
+            self.client.poll_timeout(),
+            self.watchdog.deadline(),
+            self.devices.deadline(),
+            self.end(),
+        ];
         let deadline = if busy { Some(now) } else { deadlines.into_iter().flatten().min() };
-        let sleep = async {
-            match deadline {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        let (devices, tunnel, pending) = (&self.devices, &self.client.tunnel, &self.pending);
+        let Self { client, devices, groups, pending, alarm, .. } = self;
+        let tunnel = &client.tunnel;
         let io = poll_fn(|cx| {
-            let packets = devices.poll_readable(cx);
+            let packets = devices.poll_readable(cx) | groups.poll_news(cx);
             let datagrams = tunnel.uplinks.poll_readable(cx);
             let room = pending.as_ref().is_some_and(|transmit| {
                 tunnel.uplinks.poll_writable(transmit, tunnel.fallback(transmit), cx)
@@ -390,7 +400,7 @@ impl Daemon {
             Some(outcome) = inbox.resolutions.recv() => Wake::Resolved(outcome),
             (request, responder) = control.next() => Wake::Request(request, responder),
             () = io => Wake::Io,
-            () = sleep => Wake::Io,
+            () = alarm.wait(deadline) => Wake::Io,
         }
     }
 
@@ -415,34 +425,6 @@ impl Daemon {
             "cannot capture this host's connections"
         };
         self.fatal = Some(anyhow::Error::new(failure).context(context));
-    }
-
-    /// Makes the host's rules what they should be now.
-    fn follow_plan(&mut self) {
-        let Some(capture) = &mut self.capture else { return };
-        let interface = self.devices.host().and_then(Tun::interface);
-        let (Some(interface), Some(own_v6)) = (interface, &self.own_v6) else { return };
-        let paused = match self.client.capture_state() {
-            CaptureState::On | CaptureState::Blocked => false,
-            CaptureState::Paused | CaptureState::Direct | CaptureState::Commands => true,
-        };
-        // The name server inside the TUN is in a range that is left alone as a rule.
-        let include =
-            [self.config.capture.include.as_slice(), &[Cidr::host(NAMESERVER.into())]].concat();
-        let plan = Plan::new(&CaptureInputs {
-            tun_index: interface.index,
-            tun_v4: interface.v4,
-            tun_v6: interface.v6,
-            include: &include,
-            exclude: &self.config.capture.exclude,
-            own_v6_addresses: own_v6,
-            mark: self.config.paths.mark,
-            table: TABLE,
-            paused,
-            datagrams: self.client.captures_datagrams().then_some(self.ephemeral),
-            echoes: self.client.captures_echoes(),
-        });
-        capture.follow(plan);
     }
 
     /// Tells the service manager, once, that the host is set up.
@@ -520,7 +502,8 @@ impl Running for Daemon {
             trouble_kind: failure.as_ref().map(|failure| failure.trouble.to_string()),
             trouble: failure.map(|failure| failure.text),
             sleep: Some(self.sleep_watch.to_string()),
-            runs: self.devices.report(|device| self.client.count(device), Instant::now()),
+            runs: self.report_runs(),
+            cgroup_trouble: self.groups.obstacle().map(str::to_owned),
         }
     }
 
@@ -569,6 +552,10 @@ impl Running for Daemon {
 
     fn run(&mut self, passed: Passed) -> Result<Welcome, String> {
         self.admit(passed)
+    }
+
+    fn lead(&mut self, grouped: Grouped) -> Result<Welcome, String> {
+        self.admit_group(grouped)
     }
 
     fn pause(&mut self, duration: Option<Duration>) -> Result<String, String> {

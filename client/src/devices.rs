@@ -5,20 +5,22 @@
 //! [`crate::run`]). The TUN pins the namespace, so a device is given up when its pulse has stopped
 //! and its last flow has ended.
 
+mod kept;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU16;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::task::Context;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use whimbrel_client_core::engine::{DeviceId, PacketSink};
 use whimbrel_client_core::offload;
 
-use crate::report::RunReport;
+use crate::report::{RunReport, RunWay};
 use crate::tun::{LARGEST_PACKET, Tun, VNET_HEADER, watch};
 
 /// The host's own TUN.
@@ -33,11 +35,16 @@ const PER_USER: usize = 64;
 /// Wrapped commands at a time. Each costs a network namespace and two descriptors.
 const ALL: usize = 256;
 
+/// What the kernel has unless it is told otherwise (`TCP_FIN_TIMEOUT`).
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(60);
+
 /// See the [module](self).
 pub(crate) struct Devices {
     host: Option<Tun>,
     guests: BTreeMap<DeviceId, Guest>,
     last: DeviceId,
+    /// How long a half-closed connection may wait for the other end when its process is gone.
+    patience: Duration,
     /// Since when there is no guest.
     empty_since: Instant,
     incoming: Vec<u8>,
@@ -46,7 +53,7 @@ pub(crate) struct Devices {
 }
 
 /// Who passed a TUN.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Owner {
     /// The user, as the kernel says.
     pub(crate) uid: u32,
@@ -63,6 +70,8 @@ struct Guest {
     since: Instant,
     /// No process is left that could open a connection.
     stopped: bool,
+    /// When its half-closed connections are looked through, once it has stopped.
+    due: Option<Instant>,
     /// The TUN is of no use any more.
     broken: bool,
 }
@@ -74,6 +83,7 @@ impl Devices {
             host,
             guests: BTreeMap::new(),
             last: HOST,
+            patience: orphan_patience(),
             empty_since: now,
             incoming: vec![0; VNET_HEADER + LARGEST_PACKET],
             outgoing: vec![0; VNET_HEADER + LARGEST_PACKET],
@@ -105,13 +115,50 @@ impl Devices {
                 self.guests.len()
             ));
         }
+        let device = DeviceId(self.last.0 + 1);
+        self.serve(device, owner, tun, pulse, now)?;
+        // An engine of a user's own is nobody's service.
+        if let Some(guest) = self.guests.get(&device).filter(|_| self.host.is_some()) {
+            kept::keep(device, &guest.owner, guest.tun.as_fd(), guest.pulse.get_ref());
+        }
+        Ok(device)
+    }
+
+    /// Serves the TUNs that a process before has stored. Whose they are.
+    pub(crate) fn restore(
+        &mut self,
+        passed: Vec<(String, OwnedFd)>,
+        now: Instant,
+    ) -> Vec<(DeviceId, Owner)> {
+        let mut restored = Vec::new();
+        for kept::Kept { device, owner, tun, pulse } in kept::sort(passed) {
+            match self.serve(device, owner.clone(), tun, pulse, now) {
+                Ok(()) => restored.push((device, owner)),
+                Err(error) => {
+                    warn!(owner.command, error, "A command is not served any more");
+                    kept::forget(device, &owner);
+                }
+            }
+        }
+        restored
+    }
+
+    fn serve(
+        &mut self,
+        device: DeviceId,
+        owner: Owner,
+        tun: OwnedFd,
+        pulse: OwnedFd,
+        now: Instant,
+    ) -> Result<(), String> {
         let tun = Tun::adopt(tun).map_err(|error| error.to_string())?;
         let pulse = watch(pulse).map_err(|error| format!("the pulse cannot be felt: {error}"))?;
-        self.last = DeviceId(self.last.0 + 1);
-        info!(device = %self.last, owner.uid, owner.pid, owner.command, "Serves a command");
-        let guest = Guest { owner, tun, pulse, since: now, stopped: false, broken: false };
-        self.guests.insert(self.last, guest);
-        Ok(self.last)
+        info!(%device, owner.uid, owner.pid, owner.command, "Serves a command");
+        self.last = self.last.max(device);
+        let guest =
+            Guest { owner, tun, pulse, since: now, stopped: false, due: None, broken: false };
+        self.guests.insert(device, guest);
+        Ok(())
     }
 
     /// Reads what there is, up to a batch per TUN. Whether there may be more.
@@ -147,6 +194,26 @@ impl Devices {
         any
     }
 
+    /// Those without a process whose half-closed connections have had their time, again and again.
+    pub(crate) fn overdue(&mut self, now: Instant) -> Vec<DeviceId> {
+        let patience = self.patience;
+        let stopped = self.guests.iter_mut().filter(|(_, guest)| guest.stopped);
+        let overdue = stopped.filter_map(|(device, guest)| {
+            let due = *guest.due.get_or_insert(now + patience);
+            let is_due = due <= now;
+            if is_due {
+                guest.due = Some(now + patience);
+            }
+            is_due.then_some(*device)
+        });
+        overdue.collect()
+    }
+
+    /// When [`overdue`](Self::overdue) finds the next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.guests.values().filter_map(|guest| guest.due).min()
+    }
+
     /// Gives up those that nobody can use any more; `idle` says of a device that it has no flow.
     /// What is given up, and by whom it was used.
     pub(crate) fn part(
@@ -157,6 +224,9 @@ impl Devices {
         let over = |device: DeviceId, guest: &Guest| guest.broken || guest.stopped && idle(device);
         let parted: Vec<_> =
             self.guests.extract_if(.., |device, guest| over(*device, guest)).collect();
+        for (device, guest) in parted.iter().filter(|_| self.host.is_some()) {
+            kept::forget(*device, &guest.owner);
+        }
         if !parted.is_empty() && self.guests.is_empty() {
             self.empty_since = now;
         }
@@ -178,9 +248,18 @@ impl Devices {
             flows: flows(*device) as u64,
             age_s: now.saturating_duration_since(guest.since).as_secs(),
             ended: guest.stopped,
+            way: RunWay::Namespace,
         };
         self.guests.iter().map(describe).collect()
     }
+}
+
+/// How long this kernel lets a connection wait whose process has closed it (`tcp_fin_timeout` in
+/// `ip-sysctl`; RFC 1122, section 4.2.2.13, allows it).
+fn orphan_patience() -> Duration {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fin_timeout").ok();
+    let seconds = text.and_then(|text| text.trim().parse().ok()).filter(|seconds| *seconds > 0);
+    seconds.map_or(ORPHAN_PATIENCE, Duration::from_secs)
 }
 
 fn read_batch(tun: &Tun, buffer: &mut [u8], mut each: impl FnMut(&[u8])) -> io::Result<bool> {

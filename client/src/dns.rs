@@ -1,16 +1,18 @@
 //! The host's DNS, put to the name server inside the TUN, whose answers come from the gateway's own
-//! resolver: with systemd-resolved, or by `/etc/resolv.conf` where nobody manages it.
+//! resolver: with systemd-resolved, with `resolvconf`, or by `/etc/resolv.conf` where neither
+//! manages it.
 //!
 //! Promises:
 //! - nothing is changed before that server has answered a query;
-//! - what was changed is looked at again after every change of the links and every sleep, for those
-//!   who write their own servers there, and put right;
-//! - it is given back when the gateway is out of reach for too long, and when the daemon ends;
-//!   what a killed daemon leaves behind, `whimbrel cleanup` gives back. What systemd-resolved is
-//!   told is about the TUN and goes with it.
+//! - whoever else writes the settings is answered at once, and what was changed is looked at again
+//!   after every change of the links and every sleep;
+//! - it is given back when the gateway is out of reach for too long, and when the daemon ends,
+//!   however it ends: what systemd-resolved is told is about the TUN and goes with it, and what the
+//!   service of [`lease`] writes it takes back. What a daemon wrote itself, as root, the next one
+//!   gives back, or `whimbrel cleanup`.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -22,10 +24,14 @@ use crate::report::{NamesReport, NamesState};
 use crate::run::NAMESERVER;
 
 pub(crate) mod file;
+pub(crate) mod lease;
+mod resolvconf;
 mod resolved;
+pub(crate) mod scribe;
 
-use file::SettingsFile;
+use lease::Lease;
 use resolved::Resolved;
+use scribe::Scribe;
 
 /// After a change of the links others write their settings, within a second as a rule: so much
 /// later they are looked at again.
@@ -41,6 +47,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 
 /// A server that did not answer is tried again after the first, doubling up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// What systemd-resolved is called in reports.
+const RESOLVED: &str = "systemd-resolved";
 
 /// What the host's DNS should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +98,10 @@ pub(crate) async fn follow(
                     Ok(()) => continue 'wish,
                     Err(_) => break 'wish,
                 },
-                () = tokio::time::sleep(look) => settings.look_again().await,
+                () = settings.until_changed() => continue 'wish,
+                () = tokio::time::sleep(look) => {}
             }
+            settings.look_again().await;
         }
         let retry = async {
             if failed {
@@ -110,10 +121,29 @@ pub(crate) async fn follow(
     let _ = done.send(());
 }
 
+/// Gives back what a daemon before this one left, or a power cut: the gateway's own name could not be
+/// looked up. `state` is the folder of [`Place`].
+pub(crate) async fn mend(state: &Path) {
+    let mut scribe = Scribe::new(state, NAMESERVER);
+    if !scribe.file().names(NAMESERVER).unwrap_or_default() {
+        return;
+    }
+    let mended = match lease().await {
+        Ok(Some(lease)) => lease.give_back().await.map(drop),
+        Ok(None) => scribe.restore().await.map(drop),
+        Err(trouble) => Err(trouble),
+    };
+    match mended {
+        Ok(()) => info!("Settings that were left behind are as before"),
+        Err(trouble) => warn!(trouble, "The host's DNS settings were left behind"),
+    }
+}
+
 /// The host's settings, and what of them is ours.
 struct Settings {
     place: Place,
-    file: SettingsFile,
+    /// What this process may write.
+    scribe: Scribe,
     ours: Option<Ours>,
     /// What failed last, which is told once.
     told: Option<String>,
@@ -122,13 +152,15 @@ struct Settings {
 /// Who has taken our server.
 enum Ours {
     Resolved(Resolved),
-    File,
+    /// A service that may write, and who did for it.
+    Lease(Lease, String),
+    Scribe,
 }
 
 impl Settings {
     fn new(place: Place) -> Self {
-        let file = SettingsFile::new(&place.state);
-        Self { place, file, ours: None, told: None }
+        let scribe = Scribe::new(&place.state, NAMESERVER);
+        Self { place, scribe, ours: None, told: None }
     }
 
     async fn satisfy(&mut self, through: bool) -> NamesReport {
@@ -139,7 +171,7 @@ impl Settings {
         match self.take_over().await {
             Ok(by) => {
                 self.told = None;
-                NamesReport { state: NamesState::Gateway, by: Some(by.to_owned()), trouble: None }
+                NamesReport { state: NamesState::Gateway, by: Some(by), trouble: None }
             }
             Err(trouble) => {
                 if self.told.as_ref() != Some(&trouble) {
@@ -151,33 +183,37 @@ impl Settings {
         }
     }
 
-    async fn take_over(&mut self) -> Result<&'static str, String> {
+    async fn take_over(&mut self) -> Result<String, String> {
+        // What is there is put right first: the answer may take longer.
+        let again = self.assert_again().await?;
         if let Err(error) = answers(SocketAddr::new(NAMESERVER.into(), 53)).await {
             self.give_back().await;
             return Err(format!("the gateway's resolver does not answer ({error})"));
         }
-        if let Some(by) = self.assert_again().await? {
+        if let Some(by) = again {
             return Ok(by);
         }
-        let resolved = Resolved::find(&self.file).await?;
-        let (ours, by) = match resolved {
-            Some(resolved) => {
-                let index = self.place.index;
-                resolved.set(index, NAMESERVER).await.map_err(resolved::explain)?;
-                (Ours::Resolved(resolved), "systemd-resolved")
-            }
-            None => {
-                self.file.put(NAMESERVER)?;
-                (Ours::File, "/etc/resolv.conf")
-            }
-        };
+        let (ours, by) = self.begin().await?;
         info!(by, "Names are asked of the gateway");
         self.ours = Some(ours);
         Ok(by)
     }
 
+    async fn begin(&mut self) -> Result<(Ours, String), String> {
+        if let Some(resolved) = Resolved::find(self.scribe.file()).await? {
+            resolved.set(self.place.index, NAMESERVER).await.map_err(resolved::explain)?;
+            return Ok((Ours::Resolved(resolved), RESOLVED.to_owned()));
+        }
+        if let Some(mut lease) = lease().await? {
+            let by = lease.lead().await?;
+            return Ok((Ours::Lease(lease, by.clone()), by));
+        }
+        let by = self.scribe.lead().await?;
+        Ok((Ours::Scribe, by.to_owned()))
+    }
+
     /// Puts right what others have changed; who has taken our server, if anybody has.
-    async fn assert_again(&mut self) -> Result<Option<&'static str>, String> {
+    async fn assert_again(&mut self) -> Result<Option<String>, String> {
         match &self.ours {
             None => Ok(None),
             Some(Ours::Resolved(resolved)) => {
@@ -187,14 +223,11 @@ impl Settings {
                     resolved.set(index, NAMESERVER).await.map_err(resolved::explain)?;
                     info!("systemd-resolved was told of the gateway again");
                 }
-                Ok(Some("systemd-resolved"))
+                Ok(Some(RESOLVED.to_owned()))
             }
-            Some(Ours::File) => {
-                if self.file.put(NAMESERVER)? {
-                    info!("/etc/resolv.conf leads to the gateway again");
-                }
-                Ok(Some("/etc/resolv.conf"))
-            }
+            // Whoever writes also watches.
+            Some(Ours::Lease(_, by)) => Ok(Some(by.clone())),
+            Some(Ours::Scribe) => self.scribe.lead().await.map(|by| Some(by.to_owned())),
         }
     }
 
@@ -204,14 +237,19 @@ impl Settings {
         }
     }
 
-    /// Waits until somebody is gone who was told.
+    /// Waits until what is ours may not be there any more.
     async fn until_changed(&mut self) {
-        match &self.ours {
+        match &mut self.ours {
             Some(Ours::Resolved(resolved)) => {
                 resolved.until_restarted().await;
                 self.ours = None;
             }
-            Some(Ours::File) | None => std::future::pending().await,
+            Some(Ours::Lease(lease, _)) => {
+                lease.until_over().await;
+                self.ours = None;
+            }
+            Some(Ours::Scribe) => self.scribe.until_changed().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -221,13 +259,22 @@ impl Settings {
             Some(Ours::Resolved(resolved)) => {
                 resolved.revert(self.place.index).await.map_err(resolved::explain)
             }
-            Some(Ours::File) => self.file.restore().map(drop),
+            Some(Ours::Lease(lease, _)) => lease.give_back().await,
+            Some(Ours::Scribe) => self.scribe.restore().await.map(drop),
         };
         match outcome {
             Ok(()) => info!("Names are asked as before"),
             Err(trouble) => warn!(trouble, "The host's DNS settings stay behind"),
         }
     }
+}
+
+/// The service that writes for us. Root writes itself.
+async fn lease() -> Result<Option<Lease>, String> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    Lease::open(Path::new(lease::SOCKET)).await
 }
 
 /// Whether a name server answers, whatever it says.

@@ -11,8 +11,8 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use anyhow::Context as _;
 use serde_json::Value;
 use whimbrel_client_core::doctor::{
-    Capture, Daemon, DaemonState, Facts, Key, PathFact, Reach, Report, Running, Settings, Setup,
-    Sleep, examine,
+    Capture, Daemon, DaemonState, Facts, Key, Names, PathFact, Reach, Report, Running, Settings,
+    Setup, Sleep, examine,
 };
 use whimbrel_common::config::ClientConfig;
 use whimbrel_host::control::{self, AskError};
@@ -21,7 +21,7 @@ use whimbrel_host::{Layout, exit, files};
 
 use crate::daemon::asked;
 use crate::link::survey;
-use crate::report::{CaptureState, PathReport, SessionState, Status};
+use crate::report::{CaptureState, NamesState, PathReport, SessionState, Status};
 
 /// Reads and validates a configuration; its error has file and line.
 pub(crate) type ReadConfig = fn(&Layout) -> anyhow::Result<ClientConfig>;
@@ -166,6 +166,11 @@ fn running(status: Status) -> Running {
             CaptureState::Paused => Capture::Paused,
             CaptureState::Direct => Capture::Direct,
             CaptureState::Blocked => Capture::Blocked,
+        },
+        names: match status.names.state {
+            NamesState::Direct => Names::Direct,
+            NamesState::Gateway => Names::Gateway,
+            NamesState::Failed => Names::Failed(status.names.trouble.unwrap_or_default()),
         },
         paths: status.paths.iter().enumerate().map(|(at, path)| path_fact(at == 0, path)).collect(),
         version: status.version,

@@ -515,6 +515,11 @@ impl Ferry {
         ours && self.pipe.as_ref().is_some_and(|pipe| pipe.sender.is_finished())
     }
 
+    /// Whether the gateway has taken all the application will ever say.
+    pub(crate) fn has_said_all(&self) -> bool {
+        self.pipe.as_ref().is_some_and(|pipe| pipe.sender.is_done())
+    }
+
     /// Tells both sides how the flow ended, where they do not know yet.
     pub(crate) fn close(
         self,

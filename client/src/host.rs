@@ -229,9 +229,13 @@ impl Host {
             Family::V4 => "IPv4 routes",
             Family::V6 => "IPv6 routes",
         };
-        let filter = translate::our_table(family);
-        let routes = self.netlink.handle().route().get(filter).execute().try_collect().await;
-        without_family(what, routes)
+        let mut all = Vec::new();
+        for table in translate::TABLES {
+            let filter = translate::table_of(family, table);
+            let routes = self.netlink.handle().route().get(filter).execute().try_collect().await;
+            all.append(&mut without_family(what, routes)?);
+        }
+        Ok(all)
     }
 }
 

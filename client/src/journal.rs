@@ -31,6 +31,10 @@ pub(crate) struct Journal {
     pub(crate) reasons: Tally,
     /// How long nothing arrived at moves.
     pub(crate) gaps: Histogram,
+    /// How long the gateway was away before a session went on.
+    pub(crate) absences: Histogram,
+    /// When the gateway was heard last, while there is no connection.
+    left: Option<Instant>,
     open: VecDeque<OpenMove>,
 }
 
@@ -69,6 +73,18 @@ impl Journal {
     pub(crate) fn path(&mut self, link: &str, from: State, to: State) {
         self.trace.path(link, from, to);
         self.tell_of(EventKind::Path, link, format!("{link}: {from} to {to}"));
+    }
+
+    /// The connection is lost, over which the gateway was heard last at `heard`.
+    pub(crate) fn left(&mut self, heard: Instant) {
+        self.left.get_or_insert(heard);
+    }
+
+    /// There is a connection again, over which the session goes on or does not.
+    pub(crate) fn returned(&mut self, resumed: bool, now: Instant) {
+        if let Some(heard) = self.left.take().filter(|_| resumed) {
+            self.absences.observe(now.saturating_duration_since(heard));
+        }
     }
 
     /// A move began. `replayed` bytes of flows are on their way again already.

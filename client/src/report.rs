@@ -56,12 +56,15 @@ pub struct Status {
     /// Commands of `whimbrel run`, the oldest first.
     #[serde(default)]
     pub runs: Vec<RunReport>,
+    /// Why no command can be led by its control group, as a sentence; `None` if it can.
+    #[serde(default)]
+    pub cgroup_trouble: Option<String>,
 }
 
 /// A command of `whimbrel run`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RunReport {
-    /// Its number, which is never used again while the daemon runs.
+    /// The number of its TUN, which is never used again while the daemon runs; 0 is the host's own.
     pub device: u32,
     /// The program's name.
     pub command: String,
@@ -75,6 +78,23 @@ pub struct RunReport {
     pub age_s: u64,
     /// Whether it has ended, with everything it started; its last connections are still served.
     pub ended: bool,
+    /// How its connections are told from those of others.
+    #[serde(default)]
+    pub way: RunWay,
+}
+
+/// How the connections of a command are told from those of others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunWay {
+    /// It has a network of its own, and all of it is carried.
+    #[default]
+    Namespace,
+    /// It has a control group of its own, and new connections from there are carried. They are
+    /// counted with those of the host.
+    Cgroup,
+    /// The same, and they go direct.
+    Direct,
 }
 
 /// What the daemon does.
@@ -196,7 +216,7 @@ pub struct DatagramReport {
 pub struct NamesReport {
     /// Of whom.
     pub state: NamesState,
-    /// What was told: `systemd-resolved` or `/etc/resolv.conf`.
+    /// What was told: `systemd-resolved`, `openresolv`, `resolvconf` or `/etc/resolv.conf`.
     pub by: Option<String>,
     /// Why they are not asked of the gateway, as a sentence.
     pub trouble: Option<String>,
@@ -331,6 +351,8 @@ pub enum EventKind {
     Offline,
     /// The gateway refuses us, for instance after `revoke`.
     Refused,
+    /// A limit of the gateway holds this client back.
+    Limited,
     /// A link came.
     LinkUp,
     /// A link went.
@@ -398,6 +420,7 @@ named!(EventKind {
     Parked => "parked",
     Offline => "offline",
     Refused => "refused",
+    Limited => "limited",
     LinkUp => "link-up",
     LinkDown => "link-down",
     Captive => "captive",
@@ -408,4 +431,10 @@ named!(EventKind {
     Sleep => "sleep",
     Wake => "wake",
     Run => "run",
+});
+
+named!(RunWay {
+    Namespace => "namespace",
+    Cgroup => "cgroup",
+    Direct => "direct",
 });

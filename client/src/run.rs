@@ -5,6 +5,9 @@
 //! own. The daemon is the host's, or one that serves nothing but wrapped commands and lives as long
 //! as they do (`attendant`).
 //!
+//! A command that keeps the host's network is *led* instead: its process gets a control group of its
+//! own (`group`), and the daemon marks the sockets that are made in it (`stamps`).
+//!
 //! What is in the namespace:
 //! - `lo` and the TUN, to which every other route leads: nothing can go around it;
 //! - the host's files, but for those that tell how names are looked up, and the folders of sockets
@@ -12,6 +15,7 @@
 //! - the *pulse*: a file system that only this mount namespace has. The kernel takes it down with
 //!   the last process of the namespace, and says so to whoever watches it.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
@@ -21,17 +25,20 @@ use std::process::Command;
 
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
+use whimbrel_client_core::plan::Way;
 use whimbrel_host::control::{AskError, Line};
 use whimbrel_host::exit::ExitWith;
 use whimbrel_host::{Layout, Role};
 
 mod attendant;
 mod closed;
+mod group;
 mod names;
 mod namespace;
 mod wiring;
 
 pub use attendant::{Attend, ready};
+pub(crate) use group::GROUP;
 pub use names::NAMESERVER;
 
 /// The exit code of a command that is not there, as shells have it.
@@ -44,7 +51,8 @@ const NOT_STARTED: u8 = 126;
 const ADDRESS: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(10, 213, 52, 11), Ipv6Addr::new(0xfd52, 0x1109, 0x77b6, 0, 0, 0, 0, 1));
 
-/// Becomes the command, whose first part is the program. Returns only if that fails.
+/// Becomes the command, whose first part is the program, in a network of its own. Returns only if
+/// that fails.
 ///
 /// # Errors
 /// No daemon and no configuration to start one with, a host that does not allow it, or a command
@@ -56,18 +64,65 @@ pub fn run(
 ) -> anyhow::Result<std::convert::Infallible> {
     let (program, arguments) = command.split_first().context("there is no command")?;
     let daemon = reach(layout, attend)?;
-    let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
+    let name = name(program);
     let carries_all = carries_all(&daemon.line);
     let inside = namespace::enter().and_then(|entered| {
         let pulse = names::confine(entered, carries_all)?;
         Ok((pulse, wiring::lay()?))
     });
-    let (pulse, tun) = inside.map_err(|error| closed::explain(error, daemon.is_host))?;
+    let (pulse, tun) = match inside {
+        Ok(inside) => inside,
+        Err(error) => {
+            let offers = if daemon.is_host { closed::ask(daemon.line) } else { Vec::new() };
+            return Err(closed::explain(error, offers));
+        }
+    };
     daemon
         .line
         .ask("run", &json!({ "command": name }), &[tun.as_fd(), pulse.as_fd()])
         .context("the daemon does not carry the command")?;
     drop((tun, pulse));
+    become_command(program, arguments)
+}
+
+/// Becomes the command in the host's network, and leads its new connections: around the capture of
+/// the host's daemon, or through it. Returns only if that fails.
+///
+/// # Errors
+/// No daemon, one that cannot, a host without control groups, or a command that cannot be started;
+/// the last has an exit code of its own.
+pub fn lead(
+    layout: Option<Layout>,
+    way: Way,
+    command: &[OsString],
+) -> anyhow::Result<std::convert::Infallible> {
+    let (program, arguments) = command.split_first().context("there is no command")?;
+    let layout = layout.unwrap_or_else(|| Layout::for_config(None, Role::Client));
+    let line = Line::open(&layout.socket).map_err(|error| match (error, way) {
+        (AskError::NotRunning(socket), Way::Direct) => anyhow!(
+            "no daemon answers on {}, so there is nothing to go around; start the command as it is",
+            socket.display()
+        ),
+        (error, Way::Direct | Way::Carried) => error.into(),
+    })?;
+    let group = group::enter()?;
+    let args = json!({ "command": name(program), "way": way.to_string() });
+    if let Err(error) = line.ask("group", &args, &[group.folder()]) {
+        group.leave();
+        return Err(error).context("the daemon does not lead the command");
+    }
+    drop(group);
+    become_command(program, arguments)
+}
+
+fn name(program: &OsString) -> Cow<'_, str> {
+    Path::new(program).file_name().unwrap_or(program).to_string_lossy()
+}
+
+fn become_command(
+    program: &OsString,
+    arguments: &[OsString],
+) -> anyhow::Result<std::convert::Infallible> {
     let error = Command::new(program).args(arguments).exec();
     let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_STARTED };
     Err(anyhow!(error).context(format!("cannot start {}", program.display())))

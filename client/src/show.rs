@@ -6,8 +6,8 @@ mod tests;
 use whimbrel_host::output::{Palette, Tone, bytes, date, seconds, table};
 
 use crate::report::{
-    CaptureState, DatagramState, Event, FlowReport, MoveRecord, PathReport, RunReport,
-    SessionState, Status,
+    CaptureState, DatagramState, Event, FlowReport, MoveRecord, NamesReport, NamesState,
+    PathReport, RunReport, RunWay, SessionState, Status,
 };
 
 /// `whimbrel status`.
@@ -30,11 +30,15 @@ fn runs(runs: &[RunReport]) -> String {
     let row = |run: &RunReport| {
         let process = run.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let state = if run.ended { "ended" } else { "runs" };
-        let (flows, age) = (run.flows.to_string(), seconds(run.age_s));
-        [run.command.clone(), process, run.uid.to_string(), state.to_owned(), flows, age]
+        let flows = match run.way {
+            RunWay::Namespace => run.flows.to_string(),
+            RunWay::Cgroup | RunWay::Direct => "-".to_owned(),
+        };
+        let (user, way, age) = (run.uid.to_string(), run.way.to_string(), seconds(run.age_s));
+        [run.command.clone(), process, user, way, state.to_owned(), flows, age]
     };
-    let rows: Vec<[String; 6]> = runs.iter().map(row).collect();
-    table(["COMMAND", "PROCESS", "USER", "STATE", "FLOWS", "AGE"], &rows)
+    let rows: Vec<[String; 7]> = runs.iter().map(row).collect();
+    table(["COMMAND", "PROCESS", "USER", "BY", "STATE", "FLOWS", "AGE"], &rows)
 }
 
 /// Everything about the daemon but its paths: what is wrong first, and what to do about it.
@@ -42,8 +46,9 @@ fn runs(runs: &[RunReport]) -> String {
 pub fn summary(status: &Status, palette: Palette) -> String {
     let mut text = standing(status, palette);
     text.push_str(&format!(
-        "\nCapture    {}\nFlows      {} open, {} held\nMoves      {} in {}",
+        "\nCapture    {}{}\nFlows      {} open, {} held\nMoves      {} in {}",
         capture(status),
+        names(&status.names),
         status.flows.open,
         status.flows.held,
         status.moves,
@@ -190,6 +195,20 @@ fn spares(paths: &[PathReport]) -> String {
         "do not reach it",
     );
     [ready, captive, dead].into_iter().flatten().collect()
+}
+
+/// A line about names, if they are asked of the gateway or should be.
+fn names(names: &NamesReport) -> String {
+    let said = |text: &Option<String>| text.clone().unwrap_or_default();
+    match names.state {
+        NamesState::Direct => String::new(),
+        NamesState::Gateway => {
+            format!("\nNames      asked of the gateway, by {}", said(&names.by))
+        }
+        NamesState::Failed => {
+            format!("\nNames      asked as without it: {}", said(&names.trouble))
+        }
+    }
 }
 
 fn capture(status: &Status) -> String {

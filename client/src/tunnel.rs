@@ -20,7 +20,7 @@ use whimbrel_client_core::portal::Portals;
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::path::{DownReason, Input, Move, PathKey, PreferredBy, State};
 use whimbrel_common::wire::{
-    Control, DETACH, Denial, SessionId, Taken, VERSION, WireFlow, capability,
+    Control, DETACH, Denial, Limit, SessionId, Taken, VERSION, WireFlow, capability,
 };
 
 use crate::uplinks::{SendFailed, Uplinks, link_of};
@@ -50,8 +50,9 @@ pub(crate) enum News {
     /// The session is attached: flows may be opened. If it was resumed, the gateway has kept those
     /// there were.
     Attached { resumed: bool },
-    /// The connection is lost; the session may go on over another one.
-    Detached { reason: String },
+    /// The connection is lost; the session may go on over another one. When the gateway was heard
+    /// last.
+    Detached { reason: String, heard: Option<Instant> },
     /// The session is over with everything in it.
     Ended,
     /// A stream may have something to read, or room.
@@ -66,6 +67,8 @@ pub(crate) enum News {
     Taken(Vec<Taken>),
     /// The gateway has given these flows up.
     Over(Vec<WireFlow>),
+    /// A limit of the gateway holds this client back.
+    Limited(Limit),
     /// A path died: what was in flight must be sent again.
     Replay { silent_since: Instant },
     /// The traffic moved.
@@ -350,14 +353,15 @@ impl Tunnel {
     fn lose(&mut self, reason: &Lost, now: Instant) {
         let Some(live) = self.live.take() else { return };
         self.uplinks.forget_steering();
+        let heard = live.heard();
         if self.resting {
-            self.leave_quietly(live.attached, reason);
+            self.leave_quietly(live.attached, heard, reason);
             return;
         }
         let words = describe(reason);
         if live.attached {
             warn!(reason = words, "Connection lost");
-            self.news.push_back(News::Detached { reason: words });
+            self.news.push_back(News::Detached { reason: words, heard });
         }
         if ends_session(reason) {
             self.session.end();
@@ -415,6 +419,7 @@ impl Tunnel {
             }
             Control::Taken(entries) => self.news.push_back(News::Taken(entries)),
             Control::Over(flows) => self.news.push_back(News::Over(flows)),
+            Control::Limited(limit) => self.news.push_back(News::Limited(limit)),
             Control::Denied { reason } => {
                 self.fail((&Lost::ClosedByPeer(reason.code())).into(), None)
             }

@@ -184,6 +184,13 @@ impl Histogram {
             None => self.beyond += 1,
         }
     }
+
+    /// Adds what another observed.
+    pub fn add(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(own, more)| *own += more);
+        self.beyond += other.beyond;
+        self.sum = self.sum.saturating_add(other.sum);
+    }
 }
 
 /// Counts by name, for labels whose values are few and known to their owner only.

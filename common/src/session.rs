@@ -271,7 +271,9 @@ pub struct Receiver {
     limit: u64,
     fin_taken: bool,
     fin_reported: bool,
-    window_since: Option<Instant>,
+    /// From where and when on the use of the window is measured.
+    mark: u64,
+    marked: Option<Instant>,
     /// Bytes of the current stream that were received before and must be skipped.
     skip: u64,
 }
@@ -285,7 +287,8 @@ impl Default for Receiver {
             limit: INITIAL_WINDOW,
             fin_taken: false,
             fin_reported: false,
-            window_since: None,
+            mark: 0,
+            marked: None,
             skip: 0,
         }
     }
@@ -295,7 +298,7 @@ impl Receiver {
     /// A direction of a process that is gone, which took this much, and maybe the end. What credit
     /// it granted is not known: it cannot have been more than the largest window.
     pub fn restored(taken: u64, ended: bool) -> Self {
-        Self { taken, fin_taken: ended, limit: taken + MAX_WINDOW, ..Self::default() }
+        Self { taken, mark: taken, fin_taken: ended, limit: taken + MAX_WINDOW, ..Self::default() }
     }
 
     /// The credit granted so far: an absolute offset.
@@ -334,14 +337,14 @@ impl Receiver {
             return Err(Violation::BeyondCredit { offset, limit: self.limit });
         }
         self.taken = offset;
-        let since = *self.window_since.get_or_insert(now);
-        if self.taken - self.reported >= self.window / 2 {
-            // Half a window in this time means that the whole of it was in use: the reports of
-            // the halves overlap by one round trip.
-            if now.saturating_duration_since(since) <= (4 * rtt).max(2 * REPORT_DELAY) {
+        let since = *self.marked.get_or_insert(now);
+        if self.taken - self.mark >= self.window / 2 {
+            // What stands at its limit uses a window in a round trip and the delay of a report.
+            if now.saturating_duration_since(since) <= 2 * rtt.max(REPORT_DELAY) {
                 self.window = (self.window * 2).min(MAX_WINDOW);
             }
-            self.window_since = Some(now);
+            self.mark = self.taken;
+            self.marked = Some(now);
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ pub use parcel::{
     Association, Echo, MAX_PARCEL, Parcel, Undelivered, decode_parcel, encode_datagram,
     encode_echo, encode_parcel, put_parcel, take_parcel,
 };
-pub use reason::{Denial, RefuseReason, StreamCode};
+pub use reason::{Denial, Limit, RefuseReason, StreamCode};
 pub use varint::{MAX_VARINT, decode_varint, encode_varint};
 
 /// The ALPN protocol identifier.
@@ -138,6 +138,8 @@ pub enum Control {
     /// Either: flows that are over although not everything was taken. Where both ends have said
     /// their last byte the stream cannot tell it any more.
     Over(Vec<WireFlow>),
+    /// Gateway: a limit of its own holds the client back. Told once in a while, for people.
+    Limited(Limit),
     /// Client: it goes to sleep. The gateway parks the session at once, and says so by closing the
     /// connection with [`DETACH`].
     Park,
@@ -245,6 +247,7 @@ mod kind {
     pub(super) const HOLDING: u64 = 0x0e;
     pub(super) const PARK: u64 = 0x11;
     pub(super) const OVER: u64 = 0x13;
+    pub(super) const LIMITED: u64 = 0x15;
     pub(super) const OPEN: u64 = 0x20;
     pub(super) const RESUME: u64 = 0x22;
     pub(super) const OPENED: u64 = 0x24;
@@ -306,6 +309,10 @@ pub fn encode_control(frame: &Control, out: &mut BytesMut) {
             flows.iter().for_each(|flow| encode_varint(flow.0, &mut body));
             kind::OVER
         }
+        Control::Limited(limit) => {
+            encode_varint(limit.code(), &mut body);
+            kind::LIMITED
+        }
         Control::Park => kind::PARK,
     };
     put_frame(kind, &body, out);
@@ -358,6 +365,11 @@ fn control_body(kind: u64, body: BytesMut) -> Result<Control, WireError> {
         kind::TAKEN => Control::Taken(fields.taken()?),
         kind::HOLDING => Control::Holding { last: fields.flag()?, flows: fields.flows()? },
         kind::OVER => Control::Over(fields.flows()?),
+        kind::LIMITED => {
+            // A later gateway may have limits that we do not know.
+            let limit = Limit::from_code(fields.varint()?);
+            Control::Limited(limit.ok_or(WireError::UnknownFrame(kind))?)
+        }
         kind::PARK => Control::Park,
         unknown => return Err(WireError::UnknownFrame(unknown)),
     };

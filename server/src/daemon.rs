@@ -18,13 +18,13 @@ use whimbrel_common::wire::{Denial, RESOLVER, SessionId};
 use whimbrel_gateway_core::directory::{Directory, SlotNumber, Step};
 use whimbrel_gateway_core::invites::RedeemError;
 use whimbrel_gateway_core::limits::Usage;
-use whimbrel_host::Layout;
 use whimbrel_host::addresses;
 use whimbrel_host::control::{ControlServer, Request, Responder};
 use whimbrel_host::metrics::MetricsServer;
 use whimbrel_host::nameservers;
 use whimbrel_host::output::unix_now;
 use whimbrel_host::service::{self, Order, Orders, Watchdog};
+use whimbrel_host::{Alarm, Layout};
 
 use crate::control::{self, Answer, Facts, Inquiry, Report};
 use crate::keep::{Keep, KeptSession, ServiceManager, Store};
@@ -103,6 +103,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         watchdog: Watchdog::new(Instant::now()),
         folder: None,
         reload_at: Instant::now() + RELOAD_EVERY,
+        alarm: Alarm::new().context("cannot make a timer")?,
         resolvers: Vec::new(),
         round: None,
         connected: None,
@@ -174,6 +175,7 @@ struct Head {
     /// The clients file is in it, and may be changed by hand.
     folder: Option<FolderWatch>,
     reload_at: Instant,
+    alarm: Alarm,
     /// Whom this machine asks for names, as the slots were told last.
     resolvers: Vec<IpAddr>,
     /// Slots that have yet to say that they go round, and the clients of those that have.
@@ -278,7 +280,7 @@ impl Head {
             biased;
             order = orders.next() => Wake::Order(order),
             // Seldom, and it puts itself off: slots with much to say do not starve the watchdog.
-            () = tokio::time::sleep_until(deadline.into()) => Wake::Time,
+            () = self.alarm.wait(Some(deadline)) => Wake::Time,
             Some((slot, word)) = self.words.recv() => Wake::Word(slot, word),
             (request, responder) = control.next() => Wake::Request(request, responder),
             () = async {

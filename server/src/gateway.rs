@@ -27,6 +27,7 @@ use whimbrel_gateway_core::directory::SlotNumber;
 use whimbrel_gateway_core::egress::Policy;
 use whimbrel_gateway_core::memory::Memory;
 use whimbrel_gateway_core::resolvers::Resolvers;
+use whimbrel_gateway_core::throttled::Throttled;
 use whimbrel_gateway_core::turns::Turns;
 
 use crate::dial::{Dialler, Ready};
@@ -106,7 +107,7 @@ pub struct Gateway {
     /// Flows that have something to do.
     turns: Turns<Connection>,
     /// Flows that have, but for the bandwidth of their client, and when it has some again.
-    throttled: BTreeSet<(Instant, u64)>,
+    throttled: Throttled<u64>,
     /// Ports of the clients' datagrams.
     outlets: BTreeMap<OutletNumber, Outlet>,
     /// Before then none of them is given up.
@@ -163,7 +164,7 @@ impl Gateway {
             flows: BTreeMap::new(),
             next_flow: 0,
             turns: Turns::default(),
-            throttled: BTreeSet::new(),
+            throttled: Throttled::new(),
             outlets: BTreeMap::new(),
             outlets_end: None,
             port_choice,
@@ -261,7 +262,7 @@ impl Gateway {
         let dials = self.dials.front().map(|(at, _)| *at);
         let parked = self.parked.deadline(self.limits.hold);
         let starved = Some(self.feed_at).filter(|_| !self.starved.is_empty());
-        let throttled = self.throttled.first().map(|(at, _)| *at);
+        let throttled = self.throttled.deadline();
         let timers = [self.endpoint.poll_timeout(), peers, dials, parked, starved];
         let rest = [self.cooling.deadline(), self.outlets_end, throttled];
         timers.into_iter().chain(rest).flatten().min()
@@ -451,6 +452,7 @@ impl Gateway {
             | Control::Holding { .. }
             | Control::Park
             | Control::Over(_)
+            | Control::Limited(_)
             | Control::Attached { .. }
             | Control::Enrolled { .. }
             | Control::Denied { .. } => self.deny(connection, Denial::Protocol, now),

@@ -2,8 +2,9 @@
 
 use whimbrel_carrier::Totals;
 use whimbrel_common::identity::ClientName;
-use whimbrel_common::metrics::{Exposition, Kind, Tally};
+use whimbrel_common::metrics::{Exposition, Histogram, Kind, Tally};
 use whimbrel_common::path::MoveReason;
+use whimbrel_common::wire::Limit;
 use whimbrel_host::metrics::process;
 
 use crate::sessions::GivenUp;
@@ -14,6 +15,10 @@ use crate::status::{ClientRow, Status};
 pub struct Figures {
     /// Why clients moved to other paths.
     pub moves: Tally,
+    /// How long nothing was acknowledged at moves.
+    pub move_gaps: Histogram,
+    /// How long sessions were away before they went on.
+    pub resume_gaps: Histogram,
     /// Why sessions were given up.
     pub given_up: Tally,
     /// Which limits were reached.
@@ -28,21 +33,15 @@ pub struct Figures {
     pub rtts: Vec<(ClientName, std::time::Duration)>,
 }
 
-/// The limits that can be reached, as their keys in the configuration are called.
-pub(crate) mod limit {
-    pub(crate) const FLOWS: &str = "flows_per_client";
-    pub(crate) const DIALS: &str = "dials_per_second";
-    pub(crate) const BANDWIDTH: &str = "bandwidth_per_client";
-    pub(crate) const BUFFERED: &str = "buffered_per_client";
-    pub(crate) const MEMORY: &str = "memory";
-    pub(crate) const HALF_OPEN: &str = "half_open";
-    pub(crate) const ALL: [&str; 6] = [FLOWS, DIALS, BANDWIDTH, BUFFERED, MEMORY, HALF_OPEN];
-}
+/// The limit that strangers reach, as its key in the configuration is called.
+pub(crate) const HALF_OPEN: &str = "half_open";
 
 impl Figures {
     /// Adds those of another slot.
     pub(crate) fn add(&mut self, other: Self) {
         self.moves.add(&other.moves);
+        self.move_gaps.add(&other.move_gaps);
+        self.resume_gaps.add(&other.resume_gaps);
         self.given_up.add(&other.given_up);
         self.limits.add(&other.limits);
         self.carrier += other.carrier;
@@ -76,6 +75,12 @@ fn write_sessions(status: &Status, figures: &Figures, text: &mut Exposition) {
     text.counters("sessions_given_up_total", help, "reason", &given_up);
     let moves = figures.moves.with(&MoveReason::ALL);
     text.counters("moves_total", "Moves of clients to another path.", "reason", &moves);
+    let help = "From the first byte that a path which was left did not acknowledge, or else from the \
+                move, to the first acknowledgement on the next path.";
+    text.histogram("move_gap_seconds", help, &figures.move_gaps);
+    let help = "From the last that was heard of a client, or the start of this process if that is \
+                later, until its session goes on over another connection.";
+    text.histogram("resume_gap_seconds", help, &figures.resume_gaps);
 }
 
 fn write_flows(status: &Status, figures: &Figures, text: &mut Exposition) {
@@ -93,7 +98,9 @@ fn write_flows(status: &Status, figures: &Figures, text: &mut Exposition) {
     let help = "Connections that clients asked for.";
     text.counters("dials_total", help, "outcome", &outcomes);
     let help = "Times a limit kept a client from something.";
-    text.counters("limits_reached_total", help, "limit", &figures.limits.with(&limit::ALL));
+    let limits = Limit::ALL.map(|limit| limit.to_string()).into_iter();
+    let limits: Vec<String> = limits.chain([HALF_OPEN.to_owned()]).collect();
+    text.counters("limits_reached_total", help, "limit", &figures.limits.with(&limits));
     let help = "Bytes of connections to (transmit) and from (receive) clients.";
     let bytes = [("transmit", status.tx_bytes), ("receive", status.rx_bytes)];
     text.counters("flow_bytes_total", help, "direction", &bytes);

@@ -1,9 +1,9 @@
-//! Descriptors the service manager passes (sd_listen_fds(3)).
-#![expect(unsafe_code, reason = "the protocol passes descriptors by number")]
+//! What the service manager passes: sockets, and what a process before stored.
 
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
-use tracing::{debug, warn};
+use tracing::warn;
+use whimbrel_host::keeping;
 
 use crate::keep;
 
@@ -19,18 +19,8 @@ pub(crate) struct Passed {
 impl Passed {
     /// Takes what was passed. To be called once.
     pub(crate) fn take() -> Self {
-        let passed: Vec<(RawFd, String)> = match sd_notify::listen_fds_with_names() {
-            Ok(passed) => passed.collect(),
-            Err(error) => {
-                debug!(%error, "No descriptors were passed");
-                return Self::default();
-            }
-        };
         let mut found = Self::default();
-        for (number, name) in passed {
-            // SAFETY: the service manager passed this descriptor to this process, nobody else
-            // here uses it, and the variables that announce it are read once.
-            let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+        for (name, descriptor) in keeping::passed() {
             let kind = rustix::net::sockopt::socket_type(&descriptor);
             if name.starts_with(keep::PREFIX) {
                 found.kept.push((name, descriptor));

@@ -9,8 +9,8 @@ use whimbrel_carrier::{
     Connection, ControlStream, Endpoint, Parcels, Path, Reports, Stream, Witness,
 };
 use whimbrel_common::identity::PublicKey;
-use whimbrel_common::path::{Config, Input, PathKey, Paths, Role};
-use whimbrel_common::wire::WireFlow;
+use whimbrel_common::path::{Config, Input, Move, PathKey, Paths, Role};
+use whimbrel_common::wire::{Control, Limit, WireFlow};
 
 use crate::sessions::Session;
 use crate::talk::Caller;
@@ -20,6 +20,9 @@ pub(crate) const ADMISSION_BYTES: u64 = 4096;
 
 /// A stranger has this long to say who it is.
 pub(crate) const ADMISSION: Duration = Duration::from_secs(5);
+
+/// A client at a limit is told this often: it may be there for hours.
+const TELL_LIMIT_EVERY: Duration = Duration::from_mins(1);
 
 /// Paths are judged at most this often while traffic flows: a tenth of the shortest silence that
 /// matters.
@@ -63,6 +66,10 @@ pub(crate) struct Peer {
     judged: Option<Instant>,
     /// Where the packets of each path came from last.
     remotes: BTreeMap<Path, SocketAddr>,
+    /// When it was told of which limit.
+    limits_told: BTreeMap<Limit, Instant>,
+    /// The last move, until something is acknowledged where it went.
+    moving: Option<Move>,
 }
 
 impl Peer {
@@ -91,6 +98,8 @@ impl Peer {
             witness: Witness::new(now),
             judged: None,
             remotes: BTreeMap::from([(Path::FIRST, remote)]),
+            limits_told: BTreeMap::new(),
+            moving: None,
         }
     }
 
@@ -135,6 +144,34 @@ impl Peer {
         }
         self.paths.handle_timeout(now);
         readdressed
+    }
+
+    /// A limit holds it back: whoever sits there should know why.
+    pub(crate) fn tell_limit(&mut self, limit: Limit, now: Instant) {
+        let told = self.limits_told.get(&limit);
+        if told.is_some_and(|at| now < *at + TELL_LIMIT_EVERY) {
+            return;
+        }
+        if let Some(control) = self.control.as_mut() {
+            self.limits_told.insert(limit, now);
+            control.send(&Control::Limited(limit));
+        }
+    }
+
+    /// Its traffic moved. One move after the other, before anything is acknowledged, is one gap.
+    pub(crate) fn note_move(&mut self, step: Move) {
+        let before = self.moving.map(|before| before.silent_since.unwrap_or(before.at));
+        let silent_since = before.or(step.silent_since);
+        self.moving = Some(Move { silent_since, ..step });
+    }
+
+    /// The gap of the last move, once it is over.
+    pub(crate) fn end_gap(&mut self) -> Option<Duration> {
+        let step = self.moving?;
+        let path = self.paths.paths().find(|view| view.path == step.to)?;
+        let ack = path.evidence.last_ack.filter(|ack| *ack > step.at)?;
+        self.moving = None;
+        Some(ack.saturating_duration_since(step.silent_since.unwrap_or(step.at)))
     }
 
     /// A path is gone.

@@ -41,6 +41,8 @@ pub(crate) struct Session {
     pub(crate) up_bytes: u64,
     pub(crate) down_bytes: u64,
     pub(crate) moves: u64,
+    /// When its client was heard last, while no connection carries it.
+    pub(crate) away_since: Option<Instant>,
     /// Its bandwidth to and from destinations.
     bandwidth: Option<(Bandwidth, Bandwidth)>,
 }
@@ -60,6 +62,7 @@ impl Session {
             up_bytes: 0,
             down_bytes: 0,
             moves: 0,
+            away_since: None,
             bandwidth: None,
         }
     }

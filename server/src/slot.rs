@@ -21,6 +21,7 @@ use whimbrel_common::cid;
 use whimbrel_common::config::GatewayConfig;
 use whimbrel_common::identity::SecretKey;
 use whimbrel_gateway_core::directory::SlotNumber;
+use whimbrel_host::Alarm;
 
 use crate::gateway::Gateway;
 use crate::keep::{Keep, KeptSession};
@@ -116,6 +117,7 @@ struct Slot {
     strays: mpsc::Receiver<Stray>,
     neighbours: Vec<mpsc::Sender<Stray>>,
     sockets: Watched,
+    alarm: Alarm,
     receive: Vec<u8>,
     send: Vec<u8>,
     /// A transmit the kernel had no room for; its bytes are in `send`.
@@ -149,6 +151,7 @@ impl Slot {
         let slot = Self {
             number: start.number,
             sockets: Watched::new(gateway.as_fd().as_raw_fd())?,
+            alarm: Alarm::new().context("cannot make a timer")?,
             gateway,
             ports: Ports::new(start.sockets)?,
             inbox: start.inbox,
@@ -328,18 +331,12 @@ impl Slot {
             let news = sockets.poll(cx);
             if readable || writable || news { Poll::Ready(()) } else { Poll::Pending }
         });
-        let time = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             told = self.inbox.recv() => told.map_or(Wake::Alone, Wake::Told),
             Some(stray) = self.strays.recv() => Wake::Stray(stray),
             () = io => Wake::Io,
-            () = time => Wake::Io,
+            () = self.alarm.wait(deadline) => Wake::Io,
         }
     }
 }

@@ -90,7 +90,8 @@ impl World {
     pub fn start_kept_gateway(&self) -> Result<Daemon> {
         let config = self.gateway_config();
         let socket = self.folder().join("gateway/notify");
-        let arguments = [text(&socket), "443", SOCKETS, "run", "--config", text(&config)];
+        let service = [role::GATEWAY, "run", "--config", text(&config)];
+        let arguments = [[text(&socket), "443", SOCKETS].as_slice(), &service].concat();
         let log = self.log("gateway");
         let process = self.host("gateway").start_role(role::MANAGER, &arguments, &log)?;
         let gateway = Daemon { process, config, host: "gateway".into(), program: role::GATEWAY };
@@ -134,6 +135,23 @@ impl World {
         let arguments = ["up", "--config", text(&config)];
         let process = self.host(client).start_role(role::CLIENT, &arguments, &self.log(client))?;
         Ok(Daemon { process, config, host: client.into(), program: role::CLIENT })
+    }
+
+    /// Starts a client's daemon under a service manager that keeps what it stores, see
+    /// [`crate::manager`], and waits until the gateway carries its flows.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_kept_client(&self, client: &str) -> Result<Daemon> {
+        let config = self.client_config(client);
+        let socket = config.with_file_name("notify");
+        let service = [role::CLIENT, "up", "--config", text(&config)];
+        let arguments = [[text(&socket), "0", "0"].as_slice(), &service].concat();
+        let process = self.host(client).start_role(role::MANAGER, &arguments, &self.log(client))?;
+        let mut daemon = Daemon { process, config, host: client.into(), program: role::CLIENT };
+        daemon.until_started()?;
+        daemon.wait_until(self, "is attached", |status| status["state"] == "attached")?;
+        Ok(daemon)
     }
 
     /// Starts a login manager for the client's host, see [`crate::login`].
@@ -197,7 +215,7 @@ impl World {
 }
 
 impl Daemon {
-    /// Ends a gateway's process without warning, under its service manager, and waits for the
+    /// Ends a daemon's process without warning, under its service manager, and waits for the
     /// next one.
     ///
     /// # Errors
@@ -215,7 +233,7 @@ impl Daemon {
         self.process.say("kill")
     }
 
-    /// Restarts a gateway's process in an orderly way, under its service manager.
+    /// Restarts a daemon's process in an orderly way, under its service manager.
     ///
     /// # Errors
     /// When it does not come up again.
@@ -233,7 +251,7 @@ impl Daemon {
         self.until_started()
     }
 
-    /// Waits for the gateway's next process.
+    /// Waits for the daemon's next process.
     ///
     /// # Errors
     /// When there is none.

@@ -57,7 +57,8 @@ struct Manager {
     hungry: Option<Instant>,
 }
 
-/// The manager: `NOTIFY-SOCKET PORT SOCKETS ARGUMENT...`, the arguments being those of the gateway.
+/// The manager: `NOTIFY-SOCKET PORT SOCKETS ROLE ARGUMENT...`, the role and the arguments being those of
+/// the service.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,7 +82,8 @@ pub(crate) fn exec(arguments: Vec<OsString>) -> ExitCode {
 fn prepare(arguments: Vec<OsString>) -> Result<Command> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     let numbers = std::env::var(DESCRIPTORS).context("nothing to pass")?;
-    let numbers: Vec<RawFd> = numbers.split(',').map(str::parse).collect::<Result<_, _>>()?;
+    let numbers = numbers.split(',').filter(|number| !number.is_empty());
+    let numbers: Vec<RawFd> = numbers.map(str::parse).collect::<Result<_, _>>()?;
     let end = FIRST + RawFd::try_from(numbers.len())?;
     // Out of the way first: a descriptor may be where another one belongs.
     let mut aside = Vec::new();
@@ -103,7 +105,7 @@ fn prepare(arguments: Vec<OsString>) -> Result<Command> {
         let _passed = place.into_raw_fd();
     }
     let mut command = Command::new("/proc/self/exe");
-    command.arg(role::GATEWAY).args(arguments).env_remove(DESCRIPTORS);
+    command.args(arguments).env_remove(DESCRIPTORS);
     command.env("LISTEN_PID", std::process::id().to_string());
     Ok(command)
 }

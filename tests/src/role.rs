@@ -18,7 +18,7 @@ pub const CLIENT_PROGRAM: &str = "whimbrel";
 /// The gateway, see `whimbrel_gateway::cli`.
 pub const GATEWAY: &str = "__whimbrel-gateway";
 
-/// A service manager for the gateway, see [`crate::manager`].
+/// A service manager for one of them, see [`crate::manager`].
 pub const MANAGER: &str = "__manager";
 
 /// A login manager for the client, see [`crate::login`].

@@ -24,6 +24,9 @@ step() { echo "[$(printf %5.1f "$(elapsed)")s] $*"; }
 elapsed() { echo "$EPOCHREALTIME $began" | awk '{ print $1 - $2 }'; }
 began=$EPOCHREALTIME
 
+# Where the systems' programs come from, if not from the machine.
+tree=${tree-}
+
 # The control groups of this run.
 groups=whimbrel-$(</proc/sys/kernel/random/uuid)
 
@@ -67,13 +70,13 @@ cable() {
     ip -n "$1" route add default via "$3"
 }
 
-# Makes the tree of a system: the machine's /usr, and nothing else of it.
+# Makes the tree of a system: the machine's /usr, or that of another tree, and nothing else of it.
 make_system() {
     local root=$work/$1/root usr=$work/$1/usr
     mkdir -p "$root"/{usr,etc/systemd/system,var,run,tmp,proc,sys,dev,root} "$usr"/{upper,work}
-    mount -t overlay overlay -o "lowerdir=/usr,upperdir=$usr/upper,workdir=$usr/work" "$root/usr"
+    mount -t overlay overlay -o "lowerdir=$tree/usr,upperdir=$usr/upper,workdir=$usr/work" "$root/usr"
     for folder in bin sbin lib lib64; do
-        if [ -e "/usr/$folder" ]; then ln -s "usr/$folder" "$root/$folder"; fi
+        if [ -e "$tree/usr/$folder" ]; then ln -s "usr/$folder" "$root/$folder"; fi
     done
     # A system that knows its id does not enable every service it finds.
     printf '%032x\n' "$((RANDOM * 32768 + RANDOM + 1))" >"$root/etc/machine-id"
@@ -89,7 +92,7 @@ make_debian() {
     local root=$work/$1/root dpkg=$work/$1/dpkg
     mkdir -p "$root/var/lib/dpkg" "$dpkg"/{upper,work}
     mount -t overlay overlay \
-        -o "lowerdir=/var/lib/dpkg,upperdir=$dpkg/upper,workdir=$dpkg/work" "$root/var/lib/dpkg"
+        -o "lowerdir=$tree/var/lib/dpkg,upperdir=$dpkg/upper,workdir=$dpkg/work" "$root/var/lib/dpkg"
     # What the machine is about to install, and users that only it has.
     rm -f "$root"/var/lib/dpkg/updates/*
     : >"$root/var/lib/dpkg/statoverride"
@@ -128,7 +131,8 @@ boot() {
             exec systemd-nspawn --quiet --directory="$1/root" --machine="$0" --register=no \
                 --keep-unit --boot --console=read-only --resolv-conf=off --timezone=off \
                 --link-journal=no --network-namespace-path="/run/netns/$0" \
-                --bind="$1/tun:/dev/net/tun" --capability=CAP_NET_ADMIN,CAP_NET_RAW
+                --bind="$1/tun:/dev/net/tun" --capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_BPF \
+                --system-call-filter=bpf
         ' "$system" "$home"
     ) >"$home/console" 2>&1 </dev/null &
     echo $! >"$home/nspawn"

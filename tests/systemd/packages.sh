@@ -54,11 +54,13 @@ make_networks
 for system in vps laptop; do
     make_system "$system"
     make_debian "$system"
+    echo "nameserver 127.0.0.9" >"$work/$system/root/etc/resolv.conf"
     boot "$system"
     traces "$system" >"$work/$system/before"
 done
 step "two systems booted, $(on vps sed -n 's/^PRETTY_NAME=//p' /usr/lib/os-release)"
 serve_echo
+ip netns exec vps tests/systemd/answers 127.0.0.9 198.18.0.9 &
 
 step "the server, as the README has it"
 put_package vps whimbrel-gateway 1
@@ -160,11 +162,15 @@ echo_once "direct" || fail "no connection without the client"
 
 step "client: installed again, it is what it was"
 install_package laptop whimbrel 2
+on laptop sed -i -E 's|^#? ?mode = .*|mode = "all"|' /etc/whimbrel/client.toml
 on laptop systemctl start whimbrel
 within 10 "the client is not attached" client_is attached
+within 10 "names do not lead to the gateway" on laptop grep -F 10.213.52.53 /etc/resolv.conf
 
-step "purge: nothing is left"
+step "purge: nothing is left, and names are asked as before"
 on laptop dpkg --purge whimbrel
 on vps dpkg --purge whimbrel-gateway
 for system in vps laptop; do expect_no_traces "$system"; done
+[ "$(on laptop cat /etc/resolv.conf)" = "nameserver 127.0.0.9" ] ||
+    fail "the settings of names stay changed: $(on laptop cat /etc/resolv.conf)"
 step "passed"

@@ -11,13 +11,15 @@ done
 serve_echo
 
 step "the units as systemd reads them"
-for unit in whimbrel-gateway.socket whimbrel-gateway.service whimbrel.service; do
+for unit in whimbrel-gateway.socket whimbrel-gateway.service whimbrel.service \
+    whimbrel-names.socket whimbrel-names.service; do
     remarks=$(on vps systemd-analyze verify --man=no "$unit" 2>&1) || fail "verify $unit: $remarks"
     [ -z "$remarks" ] || fail "verify $unit: $remarks"
 done
 
 step "what the units may do, as systemd sees it"
-for limit in vps:whimbrel-gateway.service:15 laptop:whimbrel.service:20; do
+for limit in vps:whimbrel-gateway.service:15 laptop:whimbrel.service:20 \
+    laptop:whimbrel-names.service:20; do
     IFS=: read -r system unit most <<<"$limit"
     exposed=$(exposure "$system" "$unit")
     echo "$unit: exposure ${exposed%?}.${exposed: -1}"
@@ -76,6 +78,42 @@ may person reload || fail "a member of the group may not reload the client"
 ! on laptop setpriv --reuid person --regid person --init-groups \
     systemctl --no-ask-password restart systemd-logind.service ||
     fail "a member of the group may restart something else"
+
+step "client: commands go around the capture and through it, in scopes of systemd's"
+# There is no PAM, which would tell it where its folder is.
+on laptop mkdir -p /etc/systemd/system/user@.service.d
+on laptop bash -c 'printf "[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=/run/user/%%i\n" \
+    >/etc/systemd/system/user@.service.d/plain.conf'
+on laptop systemctl daemon-reload
+on laptop systemctl start "user@$(on laptop id -u person).service" ||
+    fail "there is no service manager for a member of the group"
+on laptop whimbrel pause
+for user in root person; do
+    before=$(dialled)
+    echo_by "$user" --exclude around || fail "no echo around the capture for $user"
+    [ "$(dialled)" = "$before" ] || fail "the gateway dialled for what is excluded, for $user"
+    echo_by "$user" --cgroup through || fail "no echo through the capture for $user"
+    [ "$(dialled)" = $((before + 1)) ] || fail "the gateway did not dial for a group, for $user"
+done
+on laptop whimbrel resume
+before=$(dialled)
+echo_by person --exclude around || fail "no echo around the capture"
+[ "$(dialled)" = "$before" ] || fail "the gateway dialled for what is excluded"
+! echo_by stranger --exclude around || fail "a stranger may go around the capture"
+within 5 "scopes stay behind" no_scopes
+! on laptop grep -qE '^Cap(Inh|Prm|Eff|Amb):.*80........$' "/proc/$(main_pid laptop whimbrel.service)/status" ||
+    fail "the client keeps CAP_BPF"
+
+step "client: a wrapped command has a network after a restart of the daemon"
+on laptop bash -c 'mkfifo /run/wrapped.go; whimbrel run -- bash -c "
+    echo >/run/wrapped.up; read -r word </run/wrapped.go
+    exec 3<>/dev/tcp/198.18.0.9/7; echo \$word >&3; read -r line <&3; echo \$line >/run/wrapped.said"
+' >/dev/null 2>&1 &
+within 10 "no wrapped command" on laptop test -e /run/wrapped.up
+on laptop systemctl restart whimbrel.service
+within 10 "the client is not attached after a restart" client_is attached
+on laptop bash -c 'echo again >/run/wrapped.go'
+within 10 "the command has no network after a restart" on laptop grep -qx again /run/wrapped.said
 
 step "client: restart"
 on laptop systemctl restart whimbrel.service

@@ -49,4 +49,5 @@ suite! {
     names_lead_to_the_gateway_and_are_given_back,
     names_stay_where_they_are_if_the_gateway_has_no_resolver,
     systemd_resolved_is_told_and_told_again,
+    a_question_that_was_on_its_way_when_the_network_died_is_answered,
 }

@@ -2,6 +2,8 @@
 
 use whimbrel_tests::suite;
 
+#[path = "hostile/flood.rs"]
+mod flood;
 #[path = "hostile/frames.rs"]
 mod frames;
 #[path = "hostile/garbage.rs"]
@@ -21,6 +23,7 @@ mod stage;
 #[path = "hostile/ways.rs"]
 mod ways;
 
+use flood::*;
 use frames::*;
 use garbage::*;
 use impostor::*;
@@ -44,6 +47,7 @@ suite! {
     a_client_that_never_reads_holds_no_more_than_its_share,
     what_all_clients_keep_has_a_limit,
     ten_thousand_streams_at_once_harm_nobody,
+    a_flood_of_first_packets_takes_no_memory_and_keeps_nobody_out,
     a_stranger_gets_four_kilobytes_and_five_seconds,
     a_gateway_that_breaks_every_rule_harms_only_its_own_flows,
     a_gateway_of_an_older_version_carries_tcp_and_leaves_the_rest_alone,

@@ -4,10 +4,14 @@
 //! They must be installed, and `PostgreSQL` needs a user of its own, so `tests/programs` runs
 //! this as root; `cargo test` alone only says so.
 
+#[path = "programs/browser.rs"]
+mod browser;
 #[path = "programs/curl.rs"]
 mod curl;
 #[path = "programs/git.rs"]
 mod git;
+#[path = "programs/go.rs"]
+mod go;
 #[path = "programs/iperf.rs"]
 mod iperf;
 #[path = "programs/ping.rs"]
@@ -29,7 +33,7 @@ use whimbrel_tests::suite::{self, Test};
 /// Set by `tests/programs` once it has found every program.
 const CONSENT: &str = "WHIMBREL_PROGRAMS";
 
-const TESTS: [Test; 14] = [
+const TESTS: [Test; 16] = [
     ("an_ssh_session_answers_before_during_and_after_moves", ssh::converse),
     ("scp_sends_200_mb_across_moves", ssh::send),
     ("scp_fetches_200_mb_across_moves", ssh::fetch),
@@ -44,6 +48,8 @@ const TESTS: [Test; 14] = [
     ("a_wrapped_psql_copies_millions_of_rows_across_moves", psql::copy_wrapped),
     ("a_wrapped_git_clones_100_mb_across_moves", git::clone_wrapped),
     ("a_wrapped_curl_downloads_across_moves", curl::download_wrapped),
+    ("a_wrapped_static_go_program_downloads_across_moves", go::download_wrapped),
+    ("a_wrapped_chromium_fetches_150_mb_across_moves", browser::browse_wrapped),
 ];
 
 fn main() -> ExitCode {
@@ -55,7 +61,8 @@ fn main() -> ExitCode {
         // Whoever closed standard error does not want to know.
         drop(writeln!(
             std::io::stderr(),
-            "\nNOT RUN HERE: {} tests of Whimbrel with ssh, scp, psql, git, curl, iperf3 and ping.\n\
+            "\nNOT RUN HERE: {} tests of Whimbrel with ssh, scp, psql, git, curl, iperf3, ping, Go and\n\
+             Chromium.\n\
              `tests/programs`, as root, runs them; the Debian packages it needs are listed in \
              tests/programs.apt.\n",
             TESTS.len()

@@ -15,9 +15,9 @@ mod tests;
 use std::fmt;
 
 pub use facts::{
-    Capture, Clock, Daemon, DaemonState, Facts, Group, Key, Link, LinkTrouble, Network, PathFact,
-    Reach, Rights, Room, RuleFact, RuleKind, Running, Settings, Setup, Sleep, TunNode, Unit,
-    UnitState, Vpn,
+    Capture, Clock, Daemon, DaemonState, Facts, Group, Key, Link, LinkTrouble, Names, Network,
+    PathFact, Reach, Rights, Room, RuleFact, RuleKind, Running, Settings, Setup, Sleep, TunNode,
+    Unit, UnitState, Vpn,
 };
 
 /// The examination's outcome.
@@ -85,6 +85,8 @@ pub enum Subject {
     Gateway,
     /// A network that wants a sign-in.
     Captive,
+    /// Of whom names are asked.
+    Names,
     /// Routing rules, ours and others'.
     Rules,
     /// Other programs' tunnels.
@@ -116,6 +118,7 @@ impl fmt::Display for Subject {
             Self::Links => "links",
             Self::Gateway => "gateway",
             Self::Captive => "captive networks",
+            Self::Names => "names",
             Self::Rules => "routing rules",
             Self::Vpn => "other VPNs",
             Self::ReversePath => "reverse-path filter",

@@ -45,6 +45,7 @@ use crate::packet::{
 use connection::{Change, Connection, Lease, Reminder, Stack};
 use device::{Blueprint, Replies};
 use inner::Inner;
+use shares::{Full, Shares};
 use table::{Entry, Key, Stage, Table};
 use timers::Timers;
 
@@ -55,6 +56,7 @@ mod inner;
 mod ledger;
 mod own;
 mod seams;
+mod shares;
 mod stats;
 mod table;
 mod timers;
@@ -64,6 +66,7 @@ mod tests;
 
 pub use flow::{DeviceId, FlowEvent, FlowId, FlowView, Read, Refusal};
 pub use seams::{Buffers, EngineConfig, PacketSink};
+pub use shares::Tenant;
 pub use stats::{Drops, Stats};
 
 /// The flow table and the TCP terminator. See the [module](self).
@@ -80,6 +83,7 @@ pub struct Engine {
     replies: Replies,
     /// Flows whose SYN is held.
     pending: usize,
+    shares: Shares,
     last: FlowId,
     stats: Stats,
 }
@@ -118,6 +122,7 @@ impl Engine {
             events: VecDeque::new(),
             replies: Replies::default(),
             pending: 0,
+            shares: Shares::default(),
             last: FlowId(0),
             stats: Stats::default(),
         }
@@ -164,6 +169,7 @@ impl Engine {
         };
         let Some(entry) = self.table.at(slot) else { return };
         entry.stage = Stage::Open(connection);
+        self.table.answered(device);
         self.pending -= 1;
         self.stats.accepted += 1;
         self.touch(slot);
@@ -354,6 +360,11 @@ impl Engine {
             self.stats.dropped.pending_full += 1;
         } else if self.table.len() >= self.config.flow_limit {
             self.stats.dropped.flows_full += 1;
+        } else if let Some(full) = self.shares.check(key.device, &self.table, &self.config) {
+            match full {
+                Full::Held => self.stats.dropped.pending_full += 1,
+                Full::Flows => self.stats.dropped.flows_full += 1,
+            }
         } else {
             self.last = FlowId(self.last.0 + 1);
             self.table.insert(Entry::new(self.last, key, Stage::Held(segment.headers())));

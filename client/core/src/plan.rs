@@ -16,14 +16,18 @@
 //! | priority | matches | decision |
 //! |---|---|---|
 //! | 5400 | our mark | main table: carrier packets never enter the TUN |
+//! | 5401 | the mark of commands that go [direct](Way::Direct) | on to 5420 |
 //! | 5402 | from the TUN's address | our table: flows captured earlier |
 //! | 5403 | from the TUN's address | unreachable: never leaks when the TUN is gone |
 //! | 5410 | IPv6 from an address of the host | on to 5420: a socket that is already bound |
+//! | 5411 | what is new, with the mark of commands that are [carried](Way::Carried) | as 5412 |
 //! | 5412 | what is new | main table, without its default routes: the local network |
+//! | 5413 | what is new, with that mark | the table of commands: captured, whatever is included |
 //! | 5414 | what is new | our table: captured, unless a `throw` route says otherwise |
-//! | 5420 | IPv6 only | nothing: where 5410 lands, so rules of others still apply |
+//! | 5420 | | nothing: where 5401 and 5410 land, so rules of others still apply |
 //!
-//! The last three are there for TCP, and for UDP and ICMP echo where those are captured too.
+//! Those from 5410 to 5414 are there for TCP, and for UDP and ICMP echo where those are captured too;
+//! 5401, 5411 and 5413 where sockets can be marked at all. A pause takes 5412 and 5414 away.
 //! In IPv4 "new" is `from 0.0.0.0/32`. IPv6 rules cannot match the unspecified source, which is
 //! why bound sockets are let go by name in 5410.
 
@@ -38,6 +42,10 @@ use whimbrel_common::cidr::Cidr;
 /// The routing table of captured traffic.
 pub const TABLE: u32 = 5211;
 
+/// The routing table of commands that are carried whatever the host's own configuration includes:
+/// everything that is not excluded.
+pub const COMMANDS_TABLE: u32 = 5212;
+
 /// The kernel's main table (`RT_TABLE_MAIN`).
 pub const MAIN_TABLE: u32 = 254;
 
@@ -49,12 +57,39 @@ pub const PROTOCOL: u8 = 57;
 pub const PRIORITIES: RangeInclusive<u32> = 5400..=5420;
 
 const CARRIER: u32 = 5400;
+const DIRECT_COMMANDS: u32 = 5401;
 const CAPTURED: u32 = 5402;
 const CAPTURED_STOP: u32 = 5403;
 const BOUND: u32 = 5410;
+const LOCAL_TO_COMMANDS: u32 = 5411;
 const LOCAL_NETWORK: u32 = 5412;
+const CAPTURE_COMMANDS: u32 = 5413;
 const CAPTURE: u32 = 5414;
 const PAST_CAPTURE: u32 = 5420;
+
+/// Where the new connections of a command lead that keeps the host's network, whatever those of the
+/// host do: its sockets carry a mark.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Way {
+    /// Around the capture.
+    Direct,
+    /// Through the gateway.
+    Carried,
+}
+
+impl Way {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Direct, Self::Carried];
+
+    /// The mark of the sockets: next to that of the carrier's own.
+    #[must_use]
+    pub fn mark(self, carrier: u32) -> u32 {
+        match self {
+            Self::Direct => carrier.wrapping_add(1),
+            Self::Carried => carrier.wrapping_add(2),
+        }
+    }
+}
 
 /// What a plan is computed from.
 #[derive(Clone, Debug)]
@@ -73,6 +108,8 @@ pub struct CaptureInputs<'a> {
     pub own_v6_addresses: &'a [Ipv6Addr],
     /// The mark on the carrier's sockets (`SO_MARK`).
     pub mark: u32,
+    /// Sockets of commands can be marked with a [`Way`].
+    pub commands: bool,
     /// The routing table to fill, usually [`TABLE`].
     pub table: u32,
     /// New connections go direct; captured ones stay captured.
@@ -192,17 +229,22 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for `inputs`. A family without a TUN address, or without anything included,
+    /// The plan for `inputs`. A family without a TUN address, or without anything to capture,
     /// gets no rule and no route.
     #[must_use]
     pub fn new(inputs: &CaptureInputs<'_>) -> Self {
-        let routes = routes(inputs);
+        let mut routes = routes(inputs);
+        let of_host = |family| captures(&routes, family);
+        let (v4, v6) = (of_host(Family::V4), of_host(Family::V6));
         let mut rules = Vec::new();
-        if let Some(address) = inputs.tun_v4.filter(|_| captures(&routes, Family::V4)) {
-            family_rules(inputs, address.into(), &mut rules);
+        if let Some(address) = inputs.tun_v4.filter(|_| v4 || inputs.commands) {
+            family_rules(inputs, address.into(), v4, &mut rules);
         }
-        if let Some(address) = inputs.tun_v6.filter(|_| captures(&routes, Family::V6)) {
-            family_rules(inputs, address.into(), &mut rules);
+        if let Some(address) = inputs.tun_v6.filter(|_| v6 || inputs.commands) {
+            family_rules(inputs, address.into(), v6, &mut rules);
+        }
+        if inputs.commands {
+            routes.extend(routes_of_commands(inputs));
         }
         Self::of(routes, rules)
     }
@@ -298,6 +340,14 @@ fn routes(inputs: &CaptureInputs<'_>) -> Vec<Route> {
         .collect()
 }
 
+/// Everything is included, and the longest prefix still wins.
+fn routes_of_commands(inputs: &CaptureInputs<'_>) -> Vec<Route> {
+    let everything = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]
+        .map(|any| Cidr::new(any, 0).expect("a prefix of nothing"));
+    let include = [inputs.include, &everything].concat();
+    routes(&CaptureInputs { include: &include, table: COMMANDS_TABLE, ..inputs.clone() })
+}
+
 /// Addresses of more than one host: they belong to the local network, whatever is included.
 fn several() -> [Cidr; 3] {
     let range = |first: IpAddr, prefix| Cidr::new(first, prefix).expect("a prefix that exists");
@@ -315,22 +365,30 @@ fn captures(routes: &[Route], family: Family) -> bool {
     })
 }
 
-fn family_rules(inputs: &CaptureInputs<'_>, tun: IpAddr, rules: &mut Vec<Rule>) {
+/// The rules of a family. `of_host`: the host's own connections are captured in it.
+fn family_rules(inputs: &CaptureInputs<'_>, tun: IpAddr, of_host: bool, rules: &mut Vec<Rule>) {
     let family = Family::of(tun);
     let table = inputs.table;
     let rule =
         |priority, action| Rule { family, priority, mark: None, from: None, of: None, action };
     let captured = Some(Cidr::host(tun));
+    // All that is captured is also in the table of commands.
+    let earlier = if inputs.commands { COMMANDS_TABLE } else { table };
     rules.push(Rule { mark: Some(inputs.mark), ..rule(CARRIER, Action::Lookup(MAIN_TABLE)) });
-    rules.push(Rule { from: captured, ..rule(CAPTURED, Action::Lookup(table)) });
+    rules.push(Rule { from: captured, ..rule(CAPTURED, Action::Lookup(earlier)) });
     rules.push(Rule { from: captured, ..rule(CAPTURED_STOP, Action::Unreachable) });
-    if inputs.paused {
+    let of_host = of_host && !inputs.paused;
+    if inputs.commands {
+        let direct = Some(Way::Direct.mark(inputs.mark));
+        rules.push(Rule { mark: direct, ..rule(DIRECT_COMMANDS, Action::Goto(PAST_CAPTURE)) });
+        rules.push(rule(PAST_CAPTURE, Action::Nop));
+    } else if !of_host {
         return;
     }
     let datagrams = inputs.datagrams.map(Transport::Udp);
     let echoes = inputs.echoes.then_some(Transport::Echo);
     for of in [Some(Transport::Tcp), datagrams, echoes].into_iter().filter(Option::is_some) {
-        let new = match family {
+        let from = match family {
             Family::V4 => Some(Cidr::host(Ipv4Addr::UNSPECIFIED.into())),
             Family::V6 => {
                 let bound = inputs.own_v6_addresses.iter().filter(|own| IpAddr::V6(**own) != tun);
@@ -343,9 +401,26 @@ fn family_rules(inputs: &CaptureInputs<'_>, tun: IpAddr, rules: &mut Vec<Rule>) 
                 None
             }
         };
-        let local = rule(LOCAL_NETWORK, Action::LookupSpecific(MAIN_TABLE));
-        rules.push(Rule { from: new, of, ..local });
-        rules.push(Rule { from: new, of, ..rule(CAPTURE, Action::Lookup(table)) });
+        let new = |priority, action| Rule { from, of, ..rule(priority, action) };
+        if inputs.commands {
+            let mark = Some(Way::Carried.mark(inputs.mark));
+            let local = new(LOCAL_TO_COMMANDS, Action::LookupSpecific(MAIN_TABLE));
+            rules.push(Rule { mark, ..local });
+            rules.push(Rule { mark, ..new(CAPTURE_COMMANDS, Action::Lookup(COMMANDS_TABLE)) });
+        }
+        if of_host {
+            rules.push(new(LOCAL_NETWORK, Action::LookupSpecific(MAIN_TABLE)));
+            rules.push(new(CAPTURE, Action::Lookup(table)));
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Carried => "carried",
+        })
     }
 }
 

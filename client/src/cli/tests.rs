@@ -47,7 +47,7 @@ Usage: whimbrel <COMMAND>
 Commands:
   join       Become a client of a gateway, with the invite its owner sent
   up         Run the daemon in the foreground (systemd runs this)
-  run        Run a command with its TCP carried, without root
+  run        Run a command with its TCP carried, or around the capture, without root
   status     Show what the daemon does
   paths      List the paths to the gateway
   flows      List the connections that are carried

@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
+use tracing::info;
 use whimbrel_client_core::engine::Stats;
+use whimbrel_common::wire::Limit;
 
 use super::Client;
 use crate::counts::Bytes;
-use crate::report::{FlowCounts, FlowReport};
+use crate::report::{EventKind, FlowCounts, FlowReport};
 
 impl Client {
     /// Whether nothing of any flow is left: no connection of an application, no stream, no byte.
@@ -47,6 +49,25 @@ impl Client {
     /// What the engine counts.
     pub(crate) fn engine_stats(&self) -> &Stats {
         self.engine.stats()
+    }
+
+    /// A limit of the gateway holds this client back, which a person should know.
+    pub(super) fn limited(&mut self, limit: Limit) {
+        self.counts.limits.count(&limit.to_string());
+        let what = match limit {
+            Limit::Flows => "new connections are refused: this client has as many as it may",
+            Limit::Dials => "new connections are refused: this client begins too many at once",
+            Limit::Bandwidth => "connections are slowed down: this client moves as much as it may",
+            Limit::Buffered => {
+                "connections wait: programs here read too little of what the gateway holds for them"
+            }
+            Limit::Memory => {
+                "connections wait: the gateway holds as much as it may for all clients"
+            }
+        };
+        let text = format!("{what} (limits.{limit} at the gateway)");
+        info!("{text}");
+        self.journal.tell(EventKind::Limited, text);
     }
 
     /// Whoever traces hears how the paths are.

@@ -1,7 +1,8 @@
 //! UDP of the programs, when it is carried: each datagram is a parcel for the gateway, each parcel
 //! of the gateway a packet for the host.
 //!
-//! Nothing is repeated and little waits: what cannot go now is lost, as on any network.
+//! Little waits and nothing is repeated but questions to the gateway's resolver: what cannot go now
+//! is lost, as on any network.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,9 +13,10 @@ use tracing::{debug, warn};
 use whimbrel_carrier::{Connection, Parcels, Stream};
 use whimbrel_client_core::engine::{DeviceId, PacketSink};
 use whimbrel_client_core::packet::{self, Datagram, EchoEnds, Fragments, Unreachable};
+use whimbrel_client_core::queries::Queries;
 use whimbrel_client_core::udp::{Associations, Protocol, Source};
 use whimbrel_common::config::{CaptureMode, Offline};
-use whimbrel_common::wire::{self, Parcel, RESOLVER, Undelivered, capability};
+use whimbrel_common::wire::{self, Association, Parcel, RESOLVER, Undelivered, capability};
 
 use super::Client;
 use crate::devices::HOST;
@@ -45,6 +47,7 @@ pub(super) struct Datagrams {
     /// Whether the gateway attached last answers queries.
     resolver: bool,
     pub(super) associations: Associations,
+    queries: Queries,
     pub(super) fragments: Fragments,
     pub(super) parcels: Parcels,
     /// There may be parcels to read.
@@ -79,6 +82,7 @@ impl Datagrams {
             echoes_supported: None,
             resolver: false,
             associations: Associations::new(seed),
+            queries: Queries::default(),
             fragments: Fragments::default(),
             parcels: Parcels::default(),
             arrived: false,
@@ -100,7 +104,7 @@ impl Datagrams {
 
     /// When something is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.associations.deadline()
+        [self.associations.deadline(), self.queries.deadline()].into_iter().flatten().min()
     }
 
     /// Every endpoint, as a row of the flows.
@@ -208,15 +212,18 @@ impl Client {
                 return;
             }
         };
+        let query = device == HOST && datagram.destination() == self.nameserver;
         let Some(connection) = self.tunnel.connection() else {
             if self.given_up {
                 self.datagrams.refuse(device, &datagram, Unreachable::Host);
+            } else if query {
+                // It goes with the next connection.
+                self.datagrams.encode(device, &datagram, RESOLVER, true, now);
             } else {
                 self.datagrams.counts.dropped += 1;
             }
             return;
         };
-        let query = device == HOST && datagram.destination() == self.nameserver;
         let carried = if query { self.has_resolver() } else { self.carries_parcels() };
         if !carried {
             self.datagrams.refuse(device, &datagram, Unreachable::Prohibited);
@@ -232,14 +239,11 @@ impl Client {
         connection: Connection,
         now: Instant,
     ) {
-        let (source, destination) = (datagram.source(), datagram.destination());
-        let payload = datagram.payload();
-        let Datagrams { associations, parcels, counts, replies, .. } = &mut self.datagrams;
-        let source = Source { device, protocol: Protocol::Udp, address: source };
-        let association = associations.send(source, destination, payload.len(), now);
+        let destination = datagram.destination();
         let query = device == HOST && destination == self.nameserver;
         let remote = if query { RESOLVER } else { destination };
-        let parcel = wire::encode_datagram(association, remote, payload);
+        let (association, parcel) = self.datagrams.encode(device, datagram, remote, query, now);
+        let Datagrams { parcels, counts, replies, .. } = &mut self.datagrams;
         let endpoint = &mut self.tunnel.endpoint;
         let excess = parcel.len().saturating_sub(endpoint.best_datagram_room(connection));
         if let Some(fits) = fitting(datagram.packet_length(), excess)
@@ -268,6 +272,12 @@ impl Client {
         }
         self.open_parcels();
         self.renew_ports(now);
+        self.datagrams.queries.moved(now);
+    }
+
+    /// What was on its way may be lost. Questions are asked again.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        self.datagrams.queries.moved(now);
     }
 
     /// Opens the stream of parcels that are too large for datagrams, as soon as that is possible.
@@ -307,14 +317,20 @@ impl Client {
 
     /// Hands on what came, either way.
     pub(super) fn advance_datagrams(&mut self, sink: &mut dyn PacketSink, now: Instant) {
-        if self.datagrams.deadline().is_some_and(|deadline| deadline <= now) {
+        let due = self.datagrams.deadline().is_some_and(|deadline| deadline <= now);
+        if due {
             self.datagrams.associations.expire(now);
         }
         if let Some(connection) = self.tunnel.connection()
-            && std::mem::take(&mut self.datagrams.arrived)
+            && (due || std::mem::take(&mut self.datagrams.arrived))
         {
             let parcels = &mut self.datagrams.parcels;
             parcels.write(&mut self.tunnel.endpoint, connection);
+            while let Some((association, parcel)) = self.datagrams.queries.poll(now) {
+                debug!("A question without an answer is asked again");
+                let parcels = &mut self.datagrams.parcels;
+                parcels.send(&mut self.tunnel.endpoint, connection, association, parcel, now);
+            }
             self.receive_parcels(connection, now);
         }
         while let Some(reply) = self.datagrams.replies.pop_front() {
@@ -343,11 +359,33 @@ impl Client {
 }
 
 impl Datagrams {
+    /// A program's datagram as a parcel for `remote`. A question is asked again if need be.
+    fn encode(
+        &mut self,
+        device: DeviceId,
+        datagram: &Datagram<'_>,
+        remote: SocketAddr,
+        query: bool,
+        now: Instant,
+    ) -> (Association, Bytes) {
+        let (payload, destination) = (datagram.payload(), datagram.destination());
+        let source = Source { device, protocol: Protocol::Udp, address: datagram.source() };
+        let association = self.associations.send(source, destination, payload.len(), now);
+        let parcel = wire::encode_datagram(association, remote, payload);
+        if query {
+            self.queries.ask(association, payload, parcel.clone(), now);
+        }
+        (association, parcel)
+    }
+
     /// Whether it was for somebody here.
     fn deliver(&mut self, parcel: Parcel, nameserver: SocketAddr) -> bool {
         let from = |remote| if remote == RESOLVER { nameserver } else { remote };
         match parcel {
             Parcel::Datagram { association, remote, payload } => {
+                if remote == RESOLVER {
+                    self.queries.answered(association, &payload);
+                }
                 let remote = from(remote);
                 let Some(entry) = self.associations.receive(association, payload.len()) else {
                     self.counts.dropped += 1;

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 use whimbrel_client_core::dns::{PORT, Query, is_public};
-use whimbrel_client_core::engine::{DeviceId, Engine, FlowId};
+use whimbrel_client_core::engine::{DeviceId, Engine, FlowId, Tenant};
 use whimbrel_client_core::packet;
 
 use whimbrel_common::wire::{RESOLVER, capability};
 
 use super::Client;
 use crate::devices::HOST;
+use crate::ferry::End;
 use crate::resolver::FALLBACK;
 
 /// Who asks has given up by now: resolvers of programs repeat a query after 5 s, and a third time
@@ -162,6 +163,30 @@ impl Client {
     /// A TUN is gone, and its applications with it.
     pub(crate) fn abandon(&mut self, device: DeviceId) {
         self.engine.abort_device(device);
+        self.engine.release(device);
         self.abandon_datagrams(device);
+    }
+
+    /// A TUN is a user's, whose connections may not crowd out those of others.
+    pub(crate) fn assign(&mut self, device: DeviceId, uid: u32) {
+        self.engine.assign(device, Tenant(uid));
+    }
+
+    /// No process is left behind a TUN. What has been said goes on its way, and is answered to
+    /// nobody: connections that wait for nothing but the other end are reset, as the kernel does
+    /// with those that no process has.
+    pub(crate) fn bury(&mut self, device: DeviceId, now: Instant) {
+        let of_device =
+            |flow: FlowId| self.engine.flow(flow).is_some_and(|view| view.device == device);
+        let over: Vec<FlowId> = self
+            .ferries
+            .iter()
+            .filter(|(flow, ferry)| ferry.has_said_all() && of_device(**flow))
+            .map(|(flow, _)| *flow)
+            .collect();
+        for flow in over {
+            self.engine.abort(flow);
+            self.end(flow, &End::ByApplication, now);
+        }
     }
 }

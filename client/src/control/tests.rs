@@ -28,6 +28,7 @@ impl Running for Model {
             uptime_s: 1,
             trouble: None,
             runs: Vec::new(),
+            cgroup_trouble: None,
             trouble_kind: None,
             sleep: None,
         }
@@ -61,6 +62,11 @@ impl Running for Model {
 
     fn run(&mut self, passed: Passed) -> Result<Welcome, String> {
         self.told.push(format!("{:?}", passed.owner));
+        Ok(Welcome {})
+    }
+
+    fn lead(&mut self, grouped: Grouped) -> Result<Welcome, String> {
+        self.told.push(format!("{:?} {}", grouped.owner, grouped.way));
         Ok(Welcome {})
     }
 

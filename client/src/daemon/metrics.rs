@@ -5,7 +5,7 @@ use std::time::Instant;
 use whimbrel_client_core::engine::Drops;
 use whimbrel_common::metrics::{Exposition, Kind};
 use whimbrel_common::path::{MoveReason, State};
-use whimbrel_common::wire::RefuseReason;
+use whimbrel_common::wire::{Limit, RefuseReason};
 use whimbrel_host::metrics::process;
 
 use super::Daemon;
@@ -49,7 +49,12 @@ fn write_moves(daemon: &Daemon, text: &mut Exposition) {
     let journal = &daemon.client.journal;
     let help = "Moves of the traffic to another link.";
     text.counters("moves_total", help, "reason", &journal.reasons.with(&MoveReason::ALL));
-    text.histogram("move_gap_seconds", "How long nothing arrived at a move.", &journal.gaps);
+    let help = "From the first byte that a path which was left did not acknowledge, or else from the \
+                move, to the first acknowledgement on the next path.";
+    text.histogram("move_gap_seconds", help, &journal.gaps);
+    let help = "From the last that was heard of the gateway over a connection that was lost until the \
+                session goes on over another one.";
+    text.histogram("resume_gap_seconds", help, &journal.absences);
 }
 
 fn write_flows(daemon: &Daemon, text: &mut Exposition) {
@@ -64,6 +69,10 @@ fn write_flows(daemon: &Daemon, text: &mut Exposition) {
     text.counters("flows_ended_total", "How connections ended.", "how", &ends);
     let refusals = client.counts.refusals.with(&RefuseReason::ALL);
     text.counters("flows_refused_total", "Why connections were refused.", "reason", &refusals);
+    let help = "Times the gateway told that a limit of its own holds this client back, once a minute \
+                for each.";
+    let limits = client.counts.limits.with(&Limit::ALL);
+    text.counters("limits_reached_total", help, "limit", &limits);
     let bytes = client.flow_bytes();
     let help = "Bytes from (transmit) and to (receive) programs.";
     let values = [("transmit", bytes.up), ("receive", bytes.down)];

@@ -23,14 +23,17 @@ pub(super) struct Names {
     pub(super) report: NamesReport,
 }
 
-/// Begins to follow wishes, on the thread of the links.
-pub(super) fn begin(
+/// Begins to follow wishes, on the thread of the links, with settings that are nobody's.
+pub(super) async fn begin(
     monitor: &LinkMonitor,
     tun: Option<&Tun>,
     layout: &Layout,
 ) -> (Names, UnboundedReceiver<NamesReport>) {
     let (reports, inbox) = unbounded_channel();
     let interface = tun.and_then(Tun::interface);
+    if interface.is_some() {
+        dns::mend(&layout.state).await;
+    }
     let wishes = interface.map(|interface| {
         let (wish, followed) = watch::channel(Wish { through: false, round: 0 });
         let (done, ended) = oneshot::channel();

@@ -1,8 +1,9 @@
 //! `/etc/resolv.conf`, where no service of the host manages names: its servers are replaced by ours,
-//! and what was there before is kept beside the daemon's state.
+//! and what was there before is kept in a folder of whoever writes it.
 
-use std::fs::{self, Permissions};
-use std::io::{self, ErrorKind};
+use std::ffi::OsStr;
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -33,16 +34,43 @@ impl SettingsFile {
         Self { place: PLACE.into(), before: state.join("resolv.conf.before") }
     }
 
-    /// Whether programs ask systemd-resolved.
+    /// Another one than the host's.
+    #[cfg(test)]
+    pub(super) fn at(place: PathBuf, before: PathBuf) -> Self {
+        Self { place, before }
+    }
+
+    /// Where it is.
+    pub(super) fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// Its name in its folder.
+    pub(super) fn name(&self) -> &OsStr {
+        self.place.file_name().unwrap_or_default()
+    }
+
+    /// What it says; nothing if there is none.
+    ///
+    /// # Errors
+    /// A sentence about what to do.
+    pub(super) fn read(&self) -> Result<String, String> {
+        read(&self.place).map_err(|error| self.explain(&error))
+    }
+
+    /// Whether `server` is among those that programs ask.
+    ///
+    /// # Errors
+    /// A sentence about what to do.
+    pub(super) fn names(&self, server: Ipv4Addr) -> Result<bool, String> {
+        Ok(nameservers::parse(&self.read()?).contains(&IpAddr::V4(server)))
+    }
+
+    /// Whether programs ask systemd-resolved, before others if there are any.
     pub(super) fn leads_to_resolved(&self) -> bool {
         let text = fs::read_to_string(&self.place).unwrap_or_default();
-        let stub = |server: &IpAddr| {
-            [Ipv4Addr::new(127, 0, 0, 53), Ipv4Addr::new(127, 0, 0, 54)].contains(&match server {
-                IpAddr::V4(v4) => *v4,
-                IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
-            })
-        };
-        nameservers::parse(&text).iter().any(stub)
+        let stubs = [Ipv4Addr::new(127, 0, 0, 53), Ipv4Addr::new(127, 0, 0, 54)].map(IpAddr::V4);
+        nameservers::parse(&text).first().is_some_and(|first| stubs.contains(first))
     }
 
     /// Makes `server` the only one. Whether that changed anything.
@@ -50,8 +78,8 @@ impl SettingsFile {
     /// # Errors
     /// A sentence about what to do.
     pub(super) fn put(&self, server: Ipv4Addr) -> Result<bool, String> {
-        let text = read(&self.place).map_err(|error| self.explain(&error))?;
-        if text.starts_with(MARK) {
+        let text = self.read()?;
+        if is_ours(&text) {
             return Ok(false);
         }
         let before = match fs::read_link(&self.place) {
@@ -69,9 +97,9 @@ impl SettingsFile {
     /// # Errors
     /// A sentence about what to do.
     pub(crate) fn restore(&self) -> Result<bool, String> {
-        let text = read(&self.place).map_err(|error| self.explain(&error))?;
+        let text = self.read()?;
         let before = read(&self.before).unwrap_or_default();
-        let ours = text.starts_with(MARK);
+        let ours = is_ours(&text);
         if ours {
             let restored = match (before.strip_prefix(LINK), before.strip_prefix(TEXT)) {
                 (Some(target), _) => self.link(Path::new(target.trim_end())),
@@ -90,9 +118,7 @@ impl SettingsFile {
     /// written to.
     fn write(&self, text: &str) -> io::Result<()> {
         let fresh = self.place.with_extension("conf.whimbrel");
-        let replaced = fs::write(&fresh, text)
-            .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(0o644)))
-            .and_then(|()| fs::rename(&fresh, &self.place));
+        let replaced = fill(&fresh, text).and_then(|()| fs::rename(&fresh, &self.place));
         if replaced.is_ok() {
             return Ok(());
         }
@@ -116,13 +142,26 @@ impl SettingsFile {
         let denied = [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem];
         if denied.contains(&error.kind()) {
             format!(
-                "{place} cannot be written by this user: use systemd-resolved, run the daemon as \
-                 root, or write dns = \"direct\" under [capture]"
+                "{place} cannot be written by this user: start whimbrel-names.socket, use \
+                 systemd-resolved, run the daemon as root, or write dns = \"direct\" under [capture]"
             )
         } else {
             format!("{place}: {error}")
         }
     }
+}
+
+/// Writes a new file, which is there after a power cut too.
+fn fill(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Whether we wrote it.
+pub(super) fn is_ours(text: &str) -> bool {
+    text.starts_with(MARK)
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -150,7 +189,7 @@ mod tests {
     const TEXT: &str = "search lan\nnameserver 192.168.1.1\noptions edns0\n";
 
     fn settings(folder: &Path) -> SettingsFile {
-        SettingsFile { place: folder.join("resolv.conf"), before: folder.join("before") }
+        SettingsFile::at(folder.join("resolv.conf"), folder.join("before"))
     }
 
     #[test]
@@ -166,6 +205,18 @@ mod tests {
         assert!(file.restore().unwrap());
         assert_eq!(fs::read_to_string(&file.place).unwrap(), TEXT);
         assert!(!file.restore().unwrap() && !file.before.exists());
+    }
+
+    #[test]
+    fn who_is_asked_first_decides_whether_resolved_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = settings(folder.path());
+        assert!(!file.leads_to_resolved(), "there is no file");
+        fs::write(&file.place, "nameserver 127.0.0.53\noptions edns0 trust-ad\n").unwrap();
+        assert!(file.leads_to_resolved());
+        // What was left behind by one that was removed.
+        fs::write(&file.place, "nameserver 192.168.1.1\nnameserver 127.0.0.53\n").unwrap();
+        assert!(!file.leads_to_resolved());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
 use socket2::{Domain, Protocol, Socket, Type};
-use whimbrel_client_core::plan::{CaptureInputs, MAIN_TABLE, TABLE};
+use whimbrel_client_core::plan::{CaptureInputs, MAIN_TABLE, TABLE, Way};
 
 use super::lab::{Lab, Neighbour, isolated};
 use super::*;
@@ -137,6 +137,10 @@ fn plan_when(tun: &Tun, paused: bool) -> Plan {
 }
 
 fn plan_with(tun: &Tun, paused: bool, datagrams: Option<PortRange>) -> Plan {
+    plan_for(tun, paused, datagrams, false)
+}
+
+fn plan_for(tun: &Tun, paused: bool, datagrams: Option<PortRange>, commands: bool) -> Plan {
     let interface = tun.interface().unwrap();
     let own = HOME.iter().filter_map(|address| match address {
         IpAddr::V4(_) => None,
@@ -151,6 +155,7 @@ fn plan_with(tun: &Tun, paused: bool, datagrams: Option<PortRange>) -> Plan {
         exclude: &ranges(["198.51.100.0/24", "2001:db8:10::/48"]),
         own_v6_addresses: &own.collect::<Vec<_>>(),
         mark: MARK,
+        commands,
         table: TABLE,
         paused,
         echoes: datagrams.is_some(),
@@ -284,6 +289,44 @@ fn a_pause_lets_new_connections_go_direct_and_keeps_captured_ones() {
         new.set_nonblocking(true).unwrap();
         new.connect(&world.at(FAR[0]).into()).unwrap_err();
         assert_eq!(next_tcp(&tun).await.1, FAR[0]);
+    });
+}
+
+#[test]
+fn marked_sockets_go_their_way_whatever_the_others_do() {
+    isolated(async || {
+        let world = World::new().await;
+        let tun = create_tun().await;
+        let mut host = Host::open().unwrap();
+        for paused in [true, false] {
+            let plan = plan_for(&tun, paused, None, true);
+            host.apply(&plan).await.unwrap();
+            assert_eq!(Host::open().unwrap().apply(&plan).await.unwrap(), 0, "read as made");
+            for (family, own) in [DEFAULT_V4.into(), DEFAULT_V6.into()].into_iter().enumerate() {
+                let far = world.at(FAR[family]);
+                let marked = |way: Way, to: SocketAddr| {
+                    let socket = socket(to);
+                    socket.set_mark(way.mark(MARK)).unwrap();
+                    socket
+                };
+                let direct = marked(Way::Direct, far);
+                direct.connect_timeout(&far.into(), PATIENCE).unwrap();
+                converse(&direct.into());
+                for place in [world.at(ROUTER[family]), world.at(EXCLUDED[family])] {
+                    let local = marked(Way::Carried, place);
+                    local.connect_timeout(&place.into(), PATIENCE).unwrap();
+                    converse(&local.into());
+                }
+                assert_nothing_captured(&tun, "direct, local and excluded connections").await;
+                let carried = marked(Way::Carried, far);
+                carried.set_nonblocking(true).unwrap();
+                carried.connect(&far.into()).unwrap_err();
+                let own: IpAddr = own;
+                assert_eq!(next_tcp(&tun).await, (own, FAR[family], true));
+            }
+        }
+        let all = plan_for(&tun, false, None, true);
+        assert_eq!(host.remove().await.unwrap(), all.rules().len() + all.routes().len());
     });
 }
 

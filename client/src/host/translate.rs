@@ -14,10 +14,13 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use rtnetlink::packet_route::{AddressFamily, IpProtocol};
 use whimbrel_client_core::plan::{
-    Action, ECHO_PORT_V4, ECHO_PORT_V6, Family, PRIORITIES, PROTOCOL, PortRange, Route, Rule,
-    TABLE, Target, Transport,
+    Action, COMMANDS_TABLE, ECHO_PORT_V4, ECHO_PORT_V6, Family, PRIORITIES, PROTOCOL, PortRange,
+    Route, Rule, TABLE, Target, Transport,
 };
 use whimbrel_common::cidr::Cidr;
+
+/// The tables that are ours.
+pub(super) const TABLES: [u32; 2] = [TABLE, COMMANDS_TABLE];
 
 /// Whose a rule or route is.
 pub(super) enum Ours<T> {
@@ -207,16 +210,11 @@ pub(super) fn route_message(route: &Route) -> RouteMessage {
 pub(super) fn our_route(family: Family, message: &RouteMessage) -> Ours<Route> {
     let ours = message.header.address_family == address_family(family)
         && u8::from(message.header.protocol) == PROTOCOL
-        && table(message) == TABLE;
+        && TABLES.contains(&table(message));
     if !ours {
         return Ours::No;
     }
     known_route(family, message).into()
-}
-
-/// A request for the routes of our table.
-pub(super) fn our_table(family: Family) -> RouteMessage {
-    table_of(family, TABLE)
 }
 
 /// The table a route is in.
@@ -290,7 +288,7 @@ fn known_route(family: Family, message: &RouteMessage) -> Option<Route> {
         (RouteType::Unicast, Some(index)) => Target::Device(index),
         _ => return None,
     };
-    Some(Route { destination, target, table: TABLE })
+    Some(Route { destination, target, table: table(message) })
 }
 
 fn address_family(family: Family) -> AddressFamily {

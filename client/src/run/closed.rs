@@ -5,12 +5,16 @@ use std::io;
 use std::path::Path;
 
 use rustix::io::Errno;
+use serde_json::Value;
+use whimbrel_host::control::Line;
 use whimbrel_host::exit;
+
+use crate::report::{CaptureState, Status};
 
 use crate::tun::TunError;
 
 /// Adds to an error what helps, if it is the host that refuses.
-pub(super) fn explain(error: anyhow::Error, captured: bool) -> anyhow::Error {
+pub(super) fn explain(error: anyhow::Error, offers: Vec<String>) -> anyhow::Error {
     let refused = |cause: &io::Error| {
         // ENOSPC, EUSERS: a limit of namespaces. EINVAL: a kernel without them.
         let codes = [libc::EPERM, libc::EACCES, libc::ENOSPC, libc::EUSERS, libc::EINVAL];
@@ -26,8 +30,25 @@ pub(super) fn explain(error: anyhow::Error, captured: bool) -> anyhow::Error {
     if !closed {
         return anyhow::anyhow!(text);
     }
-    let remedies = remedies(&Facts::gather(), captured);
+    let remedies = remedies(&Facts::gather(), offers);
     anyhow::anyhow!("{text}\n{}", List(&remedies))
+}
+
+/// What the host's daemon can do instead.
+pub(super) fn ask(daemon: Line) -> Vec<String> {
+    let status = daemon.ask("status", &Value::Null, &[]).ok();
+    offers(status.and_then(|status| serde_json::from_value(status).ok()).as_ref())
+}
+
+fn offers(status: Option<&Status>) -> Vec<String> {
+    let carries = status.is_some_and(|status| status.capture == CaptureState::On).then_some(
+        "start the command as it is: the daemon carries the new connections of this whole machine",
+    );
+    let leads = status.is_some_and(|status| status.cgroup_trouble.is_none()).then_some(
+        "whimbrel run --cgroup -- COMMAND   (its new connections are carried; what cannot be, such \
+         as UDP, is not kept in)",
+    );
+    [carries, leads].into_iter().flatten().map(str::to_owned).collect()
 }
 
 struct List<'a>(&'a [String]);
@@ -66,15 +87,8 @@ impl Facts {
     }
 }
 
-fn remedies(facts: &Facts, captured: bool) -> Vec<String> {
-    let mut remedies = Vec::new();
-    if captured {
-        remedies.push(
-            "start the command as it is: the daemon carries the new connections of this whole \
-             machine (`whimbrel status` says whether it does at the moment)"
-                .to_owned(),
-        );
-    }
+fn remedies(facts: &Facts, offers: Vec<String>) -> Vec<String> {
+    let mut remedies = offers;
     if facts.namespace_limit.as_deref() == Some("0") {
         remedies.push("sudo sysctl user.max_user_namespaces=10000".to_owned());
     }
@@ -113,7 +127,8 @@ mod tests {
             in_container: true,
             profile_exists: true,
         };
-        let text = List(&remedies(&closed, true)).to_string();
+        let text =
+            List(&remedies(&closed, vec!["start the command as it is".to_owned()])).to_string();
         for part in [
             "unprivileged_userns_clone=1",
             "apparmor_parser -r /etc/apparmor.d/whimbrel",
@@ -134,6 +149,6 @@ mod tests {
             namespace_limit: Some("96365".into()),
             ..Facts::default()
         };
-        assert_eq!(remedies(&open, false), ["run `whimbrel run` as root"]);
+        assert_eq!(remedies(&open, Vec::new()), ["run `whimbrel run` as root"]);
     }
 }

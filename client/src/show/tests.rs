@@ -83,7 +83,11 @@ fn status_reads_well() {
         paths: vec![path(), spare()],
         flows: FlowCounts { open: 12, held: 0 },
         datagrams: DatagramReport::default(),
-        names: crate::report::NamesReport::default(),
+        names: NamesReport {
+            state: NamesState::Gateway,
+            by: Some("systemd-resolved".to_owned()),
+            trouble: None,
+        },
         moves: 1,
         last_move: Some(moved()),
         capture: CaptureState::On,
@@ -92,6 +96,7 @@ fn status_reads_well() {
         uptime_s: 7384,
         trouble: None,
         runs: Vec::new(),
+        cgroup_trouble: None,
         trouble_kind: None,
         sleep: None,
     };
@@ -100,6 +105,7 @@ fn status_reads_well() {
         "\
 Attached   gw.example.org:443 over wwan0, 60.2 ms; wlan0 is ready to take over
 Capture    on: new TCP connections are carried
+Names      asked of the gateway, by systemd-resolved
 Flows      12 open, 0 held
 Moves      1 in 2h 03m
 Last move  2000-02-29 00:00:00 UTC, wlan0 to wwan0: silent, gap 171 ms, 48.2 kB sent again
@@ -119,7 +125,11 @@ fn trouble_is_told() {
         paths: Vec::new(),
         flows: FlowCounts::default(),
         datagrams: DatagramReport::default(),
-        names: crate::report::NamesReport::default(),
+        names: NamesReport {
+            state: NamesState::Failed,
+            by: None,
+            trouble: Some("the gateway's resolver does not answer (timed out)".to_owned()),
+        },
         moves: 0,
         last_move: None,
         capture: CaptureState::Direct,
@@ -128,6 +138,7 @@ fn trouble_is_told() {
         uptime_s: 5,
         trouble: Some("no network".to_owned()),
         runs: Vec::new(),
+        cgroup_trouble: None,
         trouble_kind: None,
         sleep: None,
     };
@@ -138,6 +149,7 @@ Offline    no network to reach gw.example.org:443
 Trouble    no network
 What to do whimbrel doctor
 Capture    new connections go direct until the gateway is in reach
+Names      asked as without it: the gateway's resolver does not answer (timed out)
 Flows      0 open, 0 held
 Moves      0 in 5s"
     );
@@ -187,7 +199,7 @@ fn events_are_one_line_each() {
 
 #[test]
 fn wrapped_commands_are_listed() {
-    let run = |command: &str, pid, flows, ended| RunReport {
+    let run = |command: &str, pid, flows, ended, way| RunReport {
         device: 1,
         command: command.to_owned(),
         pid,
@@ -195,12 +207,18 @@ fn wrapped_commands_are_listed() {
         flows,
         age_s: 90,
         ended,
+        way,
     };
     assert_eq!(
-        runs(&[run("ssh", Some(4711), 1, false), run("curl", None, 2, true)]),
+        runs(&[
+            run("ssh", Some(4711), 1, false, RunWay::Namespace),
+            run("curl", None, 2, true, RunWay::Namespace),
+            run("git", Some(4712), 0, false, RunWay::Direct),
+        ]),
         "\
-COMMAND  PROCESS  USER  STATE  FLOWS  AGE
-ssh      4711     1000  runs   1      1m 30s
-curl     -        1000  ended  2      1m 30s"
+COMMAND  PROCESS  USER  BY         STATE  FLOWS  AGE
+ssh      4711     1000  namespace  runs   1      1m 30s
+curl     -        1000  namespace  ended  2      1m 30s
+git      4712     1000  direct     runs   -      1m 30s"
     );
 }

@@ -98,6 +98,11 @@ impl Live {
         view.evidence.last_ack.max(Some(since))
     }
 
+    /// When anything was acknowledged last, on whichever path.
+    pub(super) fn heard(&self) -> Option<Instant> {
+        self.paths.paths().filter_map(|view| view.evidence.last_ack).max()
+    }
+
     /// A path that is steered and then is not, again and again, is as silent as before.
     fn note_suspect(&mut self) {
         let view = self.active();

@@ -79,10 +79,10 @@ impl Tunnel {
     }
 
     /// The connection ended while the machine goes to sleep, as it should.
-    pub(super) fn leave_quietly(&mut self, attached: bool, reason: &Lost) {
+    pub(super) fn leave_quietly(&mut self, attached: bool, heard: Option<Instant>, reason: &Lost) {
         info!(%reason, "Rests");
         if attached {
-            self.news.push_back(News::Detached { reason: ASLEEP.to_owned() });
+            self.news.push_back(News::Detached { reason: ASLEEP.to_owned(), heard });
         }
         if ends_session(reason) {
             self.session.end();

@@ -118,9 +118,11 @@ fn happened(events: &[Event], palette: Palette) -> Vec<String> {
         let text = show::event_text(event);
         let tone = match event.event {
             EventKind::Moved => Some(Tone::Strong),
-            EventKind::Parked | EventKind::Offline | EventKind::Refused | EventKind::Captive => {
-                Some(Tone::Bad)
-            }
+            EventKind::Parked
+            | EventKind::Offline
+            | EventKind::Refused
+            | EventKind::Limited
+            | EventKind::Captive => Some(Tone::Bad),
             EventKind::Attached => Some(Tone::Good),
             EventKind::Started
             | EventKind::Stopped

@@ -45,6 +45,7 @@ fn status(rx_bytes: u64) -> Status {
         trouble_kind: None,
         sleep: None,
         runs: Vec::new(),
+        cgroup_trouble: None,
     }
 }
 

@@ -7,7 +7,7 @@
 //! what need not arrive in `datagram` and `outbox`, and how the engine's events are told in `event`.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,6 +98,8 @@ pub struct Endpoint {
     retries: u64,
     /// The engine has asked whether a path's window has room: it has something to send.
     asked: Arc<AtomicBool>,
+    /// Handshakes that were not answered, for want of room.
+    ignored: u64,
 }
 
 /// What all connections moved since the start of the process, in bytes of UDP payload.
@@ -120,6 +122,8 @@ struct Slot {
     dirty: bool,
     timer: Option<Instant>,
     connected: bool,
+    /// The network a peer came from that is not admitted yet.
+    stranger: Option<IpAddr>,
     lost: bool,
     addresses: Addresses,
     /// Datagrams that wait.
@@ -139,6 +143,10 @@ impl std::fmt::Debug for Endpoint {
 /// A handshake takes a few round trips; one that is still under way after this was never meant to
 /// end, or its network is gone.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Where there are too many strangers, those of one network that have proved their addresses may be
+/// this share of them: sixteen networks of attackers leave room for nobody else, one does.
+const NETWORKS: usize = 16;
 
 /// A timer this late means that the process stood still: what it did not live to see counts before
 /// what arrives. A packet would let a connection that is long dead go on, and the engine then makes
@@ -180,6 +188,7 @@ impl Endpoint {
             past: Totals::default(),
             retries: 0,
             asked,
+            ignored: 0,
         })
     }
 
@@ -239,9 +248,19 @@ impl Endpoint {
 
     fn admit(&mut self, incoming: noq_proto::Incoming, now: Instant) {
         let mut response = Vec::new();
-        let half_open =
-            self.slots.iter().flatten().filter(|slot| !slot.connected && !slot.lost).count();
-        if half_open >= self.half_open && incoming.may_retry() {
+        let network = network(incoming.remote_address().ip());
+        let (strangers, neighbours) = self.strangers(network);
+        let crowded = strangers >= self.half_open;
+        let share = self.half_open / NETWORKS;
+        if strangers >= 2 * self.half_open
+            || (crowded && !incoming.may_retry() && neighbours > share)
+        {
+            self.ignored += 1;
+            // Without a word: whoever means it asks again, and the others are soon gone.
+            self.engine.ignore(incoming);
+            return;
+        }
+        if crowded && incoming.may_retry() {
             match self.engine.retry(incoming, &mut response) {
                 Ok(transmit) => {
                     self.retries += 1;
@@ -253,7 +272,10 @@ impl Endpoint {
         }
         match self.engine.accept(incoming, now, &mut response, None) {
             Ok((handle, connection)) => {
-                self.insert(handle, connection, now);
+                let Connection(index) = self.insert(handle, connection, now);
+                if let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) {
+                    slot.stranger = Some(network);
+                }
             }
             Err(error) => {
                 debug!(error = %error.cause, "refused a handshake");
@@ -262,6 +284,15 @@ impl Endpoint {
                 }
             }
         }
+    }
+
+    /// Who has come lately and is not admitted yet: how many, and how many of them from `network`.
+    fn strangers(&self, network: IpAddr) -> (usize, usize) {
+        let recent = self.handshakes.iter().filter_map(|(by, index)| {
+            let slot = self.slots.get(*index)?.as_ref()?;
+            slot.stranger.filter(|_| slot.handshake_by == *by && !slot.lost)
+        });
+        recent.fold((0, 0), |(all, own), from| (all + 1, own + usize::from(from == network)))
     }
 
     fn insert(
@@ -288,6 +319,7 @@ impl Endpoint {
             dirty: before.is_some_and(|before| before.dirty),
             timer: None,
             connected: false,
+            stranger: None,
             lost: false,
             addresses: Addresses::default(),
             outbox: Outbox::default(),
@@ -456,9 +488,15 @@ impl Endpoint {
         self.retries
     }
 
+    /// Handshakes that were not answered because too many strangers were there already.
+    pub fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
     /// Grants an admitted client `streams` concurrent flows and lifts the stranger's limits.
     pub fn grant(&mut self, connection: Connection, streams: u64) {
         if let Some(slot) = self.slot(connection) {
+            slot.stranger = None;
             slot.connection.set_receive_window(transport::CLIENT_WINDOW.into());
             slot.connection.set_max_concurrent_streams(Dir::Bi, varint(streams));
         }
@@ -524,6 +562,14 @@ impl std::ops::AddAssign for Totals {
         self.rx_bytes += other.rx_bytes;
         self.lost_bytes += other.lost_bytes;
         self.dropped_datagrams += other.dropped_datagrams;
+    }
+}
+
+/// What one owner of addresses has as a rule: an IPv4 address, or 64 bits of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
 

@@ -62,8 +62,8 @@ pub struct Tuning {
     pub mtu_limit: u16,
     /// Datagrams one send call may carry with segmentation offload.
     pub segments: usize,
-    /// Handshakes under way before newcomers must first prove their address (RFC 9000 §8.1.2); one
-    /// costs about 70 KiB.
+    /// Peers that are not admitted yet before newcomers must first prove their address (RFC 9000
+    /// §8.1.2); one costs about 70 KiB. At twice as many newcomers are not answered.
     pub half_open: usize,
     /// What the engine draws its own choices from, for runs that can be repeated; they use CUBIC, as
     /// BBR3 cannot be told. Guessable choices weaken the engine: `None`, which asks the system, is

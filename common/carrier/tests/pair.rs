@@ -106,6 +106,65 @@ fn newcomers_prove_their_address_while_many_handshakes_hang() {
     }
 }
 
+/// Datagrams that begin connections from ports of `host`, and what never comes after them.
+fn knock(pair: &mut Pair, host: [u8; 4], times: u16) {
+    for stranger in 0..times {
+        let mut endpoint = client(10, key(2).public());
+        endpoint.connect(GATEWAY, pair.now).expect("a client may connect");
+        let mut datagram = Vec::new();
+        endpoint.poll_transmit(pair.now, &mut datagram).expect("a first packet");
+        let from = SocketAddr::from((host, 6000 + stranger));
+        pair.gateway.handle_datagram(from, None, None, datagram[..].into(), pair.now);
+    }
+}
+
+#[test]
+fn crowd_of_one_network_keeps_out_its_own_and_nobody_else() {
+    // The client is in 10.0.1.0, too, or is not.
+    for (crowd, connects) in [([10, 0, 1, 2], false), ([203, 0, 113, 9], true)] {
+        let mut pair = Pair::new(client(1, key(2).public()), gateway(2));
+        pair.gateway.set_half_open(3);
+        knock(&mut pair, crowd, 3);
+        pair.client.connect(GATEWAY, pair.now).unwrap();
+        pair.run(Duration::from_millis(300));
+        let connected = |event: &(_, Event)| matches!(event.1, Event::Connected { .. });
+        assert_eq!(pair.gateway_events.iter().any(connected), connects, "{crowd:?}");
+        assert!(pair.gateway.retries() > 0);
+        assert_eq!(pair.gateway.ignored() > 0, !connects, "{crowd:?}");
+    }
+}
+
+#[test]
+fn strangers_are_never_more_than_twice_as_many_as_may_be() {
+    let mut pair = Pair::new(client(1, key(2).public()), gateway(2));
+    pair.gateway.set_half_open(6);
+    knock(&mut pair, [203, 0, 113, 9], 6);
+    pair.gateway.set_half_open(3);
+    pair.client.connect(GATEWAY, pair.now).unwrap();
+    pair.run(Duration::from_millis(300));
+    assert!(pair.gateway.retries() == 0 && pair.gateway.ignored() > 0);
+    // Those that never went on are given up, and it has not stopped asking.
+    pair.run(Duration::from_secs(9));
+    let connected = |event: &(_, Event)| matches!(event.1, Event::Connected { .. });
+    assert!(!pair.gateway_events.iter().any(connected));
+    pair.client.connect(GATEWAY, pair.now).unwrap();
+    pair.run(Duration::from_secs(5));
+    assert!(pair.gateway_events.iter().any(connected), "{:?}", pair.gateway_events);
+}
+
+#[test]
+fn client_that_was_admitted_is_no_stranger() {
+    let (mut pair, ..) = Pair::connected();
+    pair.gateway.set_half_open(1);
+    pair.client.connect(GATEWAY, pair.now).unwrap();
+    pair.run(Duration::from_millis(300));
+    assert_eq!(pair.gateway.retries(), 0);
+    // That one was not admitted: it counts although its handshake is over.
+    pair.client.connect(GATEWAY, pair.now).unwrap();
+    pair.run(Duration::from_millis(300));
+    assert_eq!(pair.gateway.retries(), 1);
+}
+
 #[test]
 fn restarted_gateway_resets_old_connections_at_once() {
     let (mut pair, connection, _) = Pair::connected();

@@ -2,9 +2,11 @@
 //! socket, logging, exit codes.
 
 pub mod addresses;
+pub mod alarm;
 pub mod control;
 pub mod exit;
 pub mod files;
+pub mod keeping;
 pub mod layout;
 pub mod logging;
 pub mod metrics;
@@ -13,4 +15,5 @@ pub mod output;
 pub mod random;
 pub mod service;
 
+pub use alarm::Alarm;
 pub use layout::{Layout, Role};

@@ -62,8 +62,9 @@ fn read(path: impl AsRef<Path>) -> Option<String> {
 /// A scraper asks once in seconds; the rest waits in the kernel.
 const CONNECTIONS: usize = 8;
 
-/// A scraper of the same machine asks and reads at once, or something is wrong with it.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A scraper of the same machine asks and reads at once, or something is wrong with it. So long
+/// those who say nothing keep it waiting, too.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The longest request, in bytes: a line and the headers a scraper sends.
 const LONGEST_REQUEST: usize = 8 << 10;
@@ -140,8 +141,10 @@ async fn serve(mut stream: TcpStream, asker: Asker) -> std::io::Result<()> {
         Err(status) => (status, format!("{status}\n")),
     };
     let kind = if status == "200 OK" { CONTENT_TYPE } else { "text/plain; charset=utf-8" };
+    let allow = if status == NOT_ALLOWED { "Allow: GET, HEAD\r\n" } else { "" };
     let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{allow}Content-Length: {}\r\n\
+         Connection: close\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).await?;
@@ -165,6 +168,8 @@ async fn read_request(stream: &mut TcpStream) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&request).into_owned())
 }
 
+const NOT_ALLOWED: &str = "405 Method Not Allowed";
+
 /// What is answered where it is not with figures.
 fn judge(request: &str) -> Result<(), &'static str> {
     const BAD: &str = "400 Bad Request";
@@ -178,16 +183,21 @@ fn judge(request: &str) -> Result<(), &'static str> {
     if !version.starts_with("HTTP/1.") {
         return Err(BAD);
     }
-    // A page in a browser reaches this port under a name of its own, but not under ours.
-    let host = lines.find_map(|line| {
+    let mut hosts = lines.filter_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("host").then(|| value.trim())
     });
+    // RFC 9112 §3.2: there is one, but in HTTP/1.0.
+    let host = hosts.next();
+    if hosts.next().is_some() || (host.is_none() && version != "HTTP/1.0") {
+        return Err(BAD);
+    }
+    // A page in a browser reaches this port under a name of its own, but not under ours.
     if !host.is_none_or(is_own) {
         return Err("403 Forbidden");
     }
     if !matches!(method, "GET" | "HEAD") {
-        return Err("405 Method Not Allowed");
+        return Err(NOT_ALLOWED);
     }
     match target.split('?').next() {
         Some("/metrics") => Ok(()),

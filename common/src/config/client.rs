@@ -128,7 +128,7 @@ impl ClientConfig {
                 metered: raw.read("paths.metered")?,
                 unmetered: raw.read("paths.unmetered")?,
                 captive_probe: raw.read("paths.captive_probe")?,
-                mark: raw.read_within("paths.mark", 1..=u32::MAX)?,
+                mark: raw.read_within("paths.mark", 1..=u32::MAX - 2)?,
             },
             session: SessionHold { hold: hold(&raw, "session.hold")? },
             run: Run { resolvers: raw.read("run.resolvers")? },
@@ -413,8 +413,9 @@ const KEYS: &[Key<ClientConfig>] = &[
         name: "mark",
         default: Some("21009"),
         example: "",
-        comment: "The firewall mark on Whimbrel's own packets, 1 to 4294967295. Change it only if\n\
-                  another program uses the same one.",
+        comment: "The firewall mark on Whimbrel's own packets, 1 to 4294967293. The two after it mark\n\
+                  those of `whimbrel run --exclude` and `--cgroup`. Change it only if another\n\
+                  program uses one of them.",
         show: |config| config.paths.mark.to_string(),
     },
     Key {

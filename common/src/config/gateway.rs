@@ -53,7 +53,7 @@ pub struct Limits {
     pub memory: u64,
     /// How long a destination may take to answer.
     pub dial_timeout: Duration,
-    /// Handshakes under way, over all addresses, before new ones must prove theirs (Retry).
+    /// Peers not admitted yet, over all addresses, before new ones must prove theirs (Retry).
     pub half_open: u32,
     /// The longest that flows of a client out of reach are held, whatever the client asks for.
     pub hold: Duration,
@@ -249,8 +249,8 @@ const KEYS: &[Key<GatewayConfig>] = &[
         name: "half_open",
         default: Some("1000"),
         example: "",
-        comment: "Handshakes under way at once before newcomers must first prove their address:\n\
-                  1 to 1000000.",
+        comment: "Peers that have not said yet who they are before newcomers must first prove their\n\
+                  address, and half as many as there may be at all: 1 to 1000000.",
         show: |config| config.limits.half_open.to_string(),
     },
     Key {

@@ -96,3 +96,15 @@ fn large_counts_are_written_in_full() {
     text.counter("bytes_total", "Bytes.", 123_456_789_012_345);
     assert!(text.finish().ends_with("bird_bytes_total 123456789012345\n"));
 }
+
+#[test]
+fn histograms_of_several_owners_are_one() {
+    let (mut own, mut both) = ([Histogram::default(); 2], Histogram::default());
+    for (millis, owner) in [(7, 0), (90, 1), (400_000, 1)] {
+        own[owner].observe(Duration::from_millis(millis));
+        both.observe(Duration::from_millis(millis));
+    }
+    let [mut first, second] = own;
+    first.add(&second);
+    assert_eq!(first, both);
+}

@@ -351,8 +351,13 @@ impl Paths {
                 self.probe(active, now);
             }
         }
+        if !self.links.keys().any(|path| self.is_due(*path, now)) {
+            return;
+        }
+        // One wake-up for all: a path that is due soon is probed with the one that is due.
+        let soon = now + self.config.keep_alive / 4;
         for path in self.open_paths() {
-            if self.keep_alive_at(path).is_some_and(|at| now >= at) {
+            if self.is_due(path, soon) {
                 self.probe(path, now);
             }
         }
@@ -369,6 +374,10 @@ impl Paths {
         let last = last.max(link.last_answer().unwrap_or(last));
         let last = last.max(link.evidence.last_receive.unwrap_or(last));
         Some(last + self.config.compare_after(&link.evidence, false))
+    }
+
+    fn is_due(&self, path: PathKey, by: Instant) -> bool {
+        self.keep_alive_at(path).is_some_and(|at| at <= by)
     }
 
     /// The gateway sends none: only packets from the client's side keep a mapping of its NAT.

@@ -92,6 +92,50 @@ fn window_doubles_for_a_fast_reader_and_stays_for_a_slow_one() {
     assert_eq!(slow.report(), (INITIAL_WINDOW / 2, INITIAL_WINDOW / 2 + INITIAL_WINDOW, false));
 }
 
+/// A sender that always has something, at the far end of a line of this rate and round trip. What
+/// the receiver takes in the tenth second, and its window then.
+fn tenth_second(rate: u64, rtt: Duration) -> (u64, u64) {
+    let (begin, mut receiver) = (Instant::now(), Receiver::default());
+    let (mut sent, mut limit, mut before, mut due) = (0, INITIAL_WINDOW, 0, None);
+    let (mut data, mut credit) = (VecDeque::new(), VecDeque::new());
+    for millisecond in 0..10_000 {
+        let now = begin + Duration::from_millis(millisecond);
+        while let Some((_, news)) = credit.pop_front_if(|(at, _)| *at <= now) {
+            limit = news;
+        }
+        let piece = (limit - sent).min(rate / 1000);
+        sent += piece;
+        data.push_back((now + rtt / 2, piece));
+        while let Some((_, piece)) = data.pop_front_if(|(at, _)| *at <= now) {
+            receiver.take(usize::try_from(piece).unwrap(), now, rtt).unwrap();
+        }
+        if receiver.report_due() {
+            let since = *due.get_or_insert(now);
+            if receiver.report_urgent() || since + REPORT_DELAY <= now {
+                credit.push_back((now + rtt / 2, receiver.report().1));
+                due = None;
+            }
+        }
+        if millisecond == 9000 {
+            before = receiver.taken();
+        }
+    }
+    (receiver.taken() - before, receiver.window)
+}
+
+#[test]
+fn window_grows_to_what_a_path_holds_and_not_far_beyond() {
+    for rtt in [1, 20, 60, 100, 250].map(Duration::from_millis) {
+        for rate in [100_000, 1_000_000, 12_500_000] {
+            let (taken, window) = tenth_second(rate, rtt);
+            assert!(taken >= rate * 95 / 100, "{rate} B/s at {rtt:?}: {taken}, window {window}");
+            let holds = rate * u64::try_from((rtt + 2 * REPORT_DELAY).as_millis()).unwrap() / 1000;
+            let most = (10 * holds).max(INITIAL_WINDOW);
+            assert!(window <= most, "{rate} B/s at {rtt:?}: {window}, path holds {holds}");
+        }
+    }
+}
+
 #[test]
 fn many_flows_share_the_memory_of_few() {
     assert_eq!(share(1), MAX_WINDOW);

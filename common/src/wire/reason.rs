@@ -65,6 +65,50 @@ impl std::fmt::Display for Denial {
     }
 }
 
+/// What a gateway allows a client, and the client has reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Limit {
+    /// Flows open at once.
+    Flows,
+    /// Flows begun in a second.
+    Dials,
+    /// Bytes in a second.
+    Bandwidth,
+    /// Bytes held for it.
+    Buffered,
+    /// Bytes held for all clients.
+    Memory,
+}
+
+impl Limit {
+    /// Every limit there is.
+    pub const ALL: [Self; 5] =
+        [Self::Flows, Self::Dials, Self::Bandwidth, Self::Buffered, Self::Memory];
+
+    /// The code it travels under.
+    pub fn code(self) -> u64 {
+        Self::ALL.iter().position(|limit| *limit == self).map_or(0, |at| at as u64)
+    }
+
+    /// The limit that travels under `code`.
+    pub fn from_code(code: u64) -> Option<Self> {
+        usize::try_from(code).ok().and_then(|at| Self::ALL.get(at).copied())
+    }
+}
+
+/// As its key in the gateway's configuration is called.
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Flows => "flows_per_client",
+            Self::Dials => "dials_per_second",
+            Self::Bandwidth => "bandwidth_per_client",
+            Self::Buffered => "buffered_per_client",
+            Self::Memory => "memory",
+        })
+    }
+}
+
 /// Why a flow could not be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RefuseReason {

@@ -19,6 +19,7 @@ fn control_frames() -> Vec<Control> {
         Control::Holding { flows: vec![WireFlow(1), WireFlow(70_000)], last: false },
         Control::Holding { flows: Vec::new(), last: true },
         Control::Over(vec![WireFlow(3), WireFlow(90)]),
+        Control::Limited(Limit::Memory),
         Control::Park,
     ]
 }
@@ -50,6 +51,16 @@ fn an_older_client_skips_what_is_over() {
     let mut bytes = BytesMut::new();
     encode_control(&Control::Over(vec![WireFlow(5)]), &mut bytes);
     assert_eq!(&bytes[..], [0x13, 1, 5], "an odd type, which is optional");
+}
+
+#[test]
+fn limits_are_told_in_passing() {
+    let mut bytes = BytesMut::new();
+    encode_control(&Control::Limited(Limit::Bandwidth), &mut bytes);
+    assert_eq!(&bytes[..], [0x15, 1, 2], "an odd type, which is optional");
+    // One that we do not know, and what comes after it.
+    let mut bytes = BytesMut::from(&[0x15, 1, 60, 0x11, 0][..]);
+    assert_eq!(decode_control(&mut bytes), Ok(Some(Control::Park)));
 }
 
 #[test]

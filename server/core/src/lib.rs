@@ -11,4 +11,5 @@ pub mod memory;
 pub mod resolvers;
 pub mod seen;
 pub mod steering;
+pub mod throttled;
 pub mod turns;

@@ -79,6 +79,9 @@ impl Gateway {
         };
         session.epoch = epoch;
         session.name = name;
+        if let Some(since) = session.away_since.take() {
+            self.figures.resume_gaps.observe(now.saturating_duration_since(since));
+        }
         if let (Some(keep), Some(place)) = (&mut self.keep, session.place) {
             keep.note_session(place, epoch, &session.seen);
         }
@@ -195,7 +198,10 @@ impl Gateway {
         let old = self.peers.values().find(|peer| peer.session.as_ref().is_some_and(rightful))?;
         let old = old.connection;
         self.endpoint.close(old, DETACH, "attached anew", now);
-        let session = self.peers.remove(&old)?.session?;
+        let peer = self.peers.remove(&old)?;
+        let silence = peer.silence(now);
+        let mut session = peer.session?;
+        session.away_since = now.checked_sub(silence);
         self.rest(&session);
         Some(session)
     }
@@ -216,9 +222,10 @@ impl Gateway {
             self.lose(connection, &reason);
             return;
         }
-        let Some(session) = self.peers.remove(&connection).and_then(|peer| peer.session) else {
-            return;
-        };
+        let Some(peer) = self.peers.remove(&connection) else { return };
+        let silence = peer.silence(now);
+        let Some(mut session) = peer.session else { return };
+        session.away_since = now.checked_sub(silence);
         // A client that had flows may not have heard the last of them.
         let bare = session.flows.is_empty() && session.associations.is_empty();
         if bare && session.seen == Seen::default() {
@@ -342,6 +349,7 @@ impl Gateway {
         let mut session = Session::new(kept.id, kept.key, name, kept.epoch);
         session.place = Some(kept.place);
         session.seen = kept.seen;
+        session.away_since = Some(now);
         if let Some(keep) = &mut self.keep {
             // What was never dialled is not used any more.
             keep.note_session(kept.place, kept.epoch, &session.seen);

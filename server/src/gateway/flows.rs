@@ -10,7 +10,7 @@ use whimbrel_carrier::{Connection, Pipe, Stream};
 use whimbrel_common::path::Input;
 use whimbrel_common::session::share;
 use whimbrel_common::wire::{
-    Control, Denial, FlowAnswer, FlowHeader, RESOLVER, RefuseReason, StreamCode, WireFlow,
+    Control, Denial, FlowAnswer, FlowHeader, Limit, RESOLVER, RefuseReason, StreamCode, WireFlow,
 };
 use whimbrel_gateway_core::associations::OutletNumber;
 use whimbrel_gateway_core::limits::Exceeded;
@@ -18,7 +18,6 @@ use whimbrel_gateway_core::limits::Exceeded;
 use crate::dial::{Destination, refusal};
 use crate::flow::{End, Flow, Terms, Turn};
 use crate::keep::{Keep, Shelf};
-use crate::metrics::limit;
 use crate::peer::Use;
 use crate::sessions::Session;
 
@@ -97,10 +96,12 @@ impl Gateway {
         if let Err(exceeded) = self.usage.lock().open(&peer.key, now) {
             debug!(client = %session.name, %exceeded, "Limited");
             self.stats.limited += 1;
-            self.figures.limits.count(match exceeded {
-                Exceeded::Flows(_) => limit::FLOWS,
-                Exceeded::Dials(_) => limit::DIALS,
-            });
+            let limit = match exceeded {
+                Exceeded::Flows(_) => Limit::Flows,
+                Exceeded::Dials(_) => Limit::Dials,
+            };
+            self.figures.limits.count(&limit.to_string());
+            peer.tell_limit(limit, now);
             return Err((pipe, RefuseReason::Limit));
         }
         let number = self.next_flow;
@@ -290,14 +291,11 @@ impl Gateway {
 
     /// Flows of clients that have bandwidth again wait for their turn.
     pub(super) fn wake_throttled(&mut self, now: Instant) {
-        while let Some((at, number)) = self.throttled.first().copied()
-            && at <= now
-        {
-            self.throttled.pop_first();
+        while let Some(number) = self.throttled.next_due(now) {
             if number >= OUTLETS {
                 self.wake_outlet(OutletNumber(number));
             } else if let Some(flow) = self.flows.get_mut(&number) {
-                self.turns.push(flow.client, number);
+                Self::enqueue(&mut self.turns, number, flow);
             }
         }
     }
@@ -347,10 +345,12 @@ impl Gateway {
         session.held = session.held + flow.held() - flow.counted;
         flow.counted = flow.held();
         if terms.allowance == 0 && flow.waits_to_read() {
-            self.figures.limits.count(limit::MEMORY);
+            self.figures.limits.count(&Limit::Memory.to_string());
+            peer.tell_limit(Limit::Memory, now);
             self.starved.insert(number);
         } else if flow.held() >= terms.allowance && flow.waits_to_read() {
-            self.figures.limits.count(limit::BUFFERED);
+            self.figures.limits.count(&Limit::Buffered.to_string());
+            peer.tell_limit(Limit::Buffered, now);
         }
         if moved != (0, 0) {
             peer.paths.handle(Input::Activity, now);
@@ -367,10 +367,9 @@ impl Gateway {
         match (turn, waits) {
             (Turn::Rest, _) => {}
             (Turn::Again, Some(at)) => {
-                self.figures.limits.count(limit::BANDWIDTH);
-                // It is queued there, and nowhere else.
-                flow.queued = true;
-                self.throttled.insert((at, number));
+                self.figures.limits.count(&Limit::Bandwidth.to_string());
+                peer.tell_limit(Limit::Bandwidth, now);
+                self.throttled.add(number, at);
             }
             (Turn::Again, None) => Self::enqueue(&mut self.turns, number, flow),
             (Turn::Over(end), _) => self.end(number, end),

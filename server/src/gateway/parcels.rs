@@ -11,12 +11,11 @@ use tracing::{debug, warn};
 use whimbrel_carrier::{Connection, Stream};
 use whimbrel_common::path::Input;
 use whimbrel_common::wire::{
-    self, Association, Denial, Parcel, RESOLVER, StreamCode, Undelivered, capability,
+    self, Association, Denial, Limit, Parcel, RESOLVER, StreamCode, Undelivered, capability,
 };
 use whimbrel_gateway_core::associations::{OutletNumber, Way};
 use whimbrel_gateway_core::turns::Turn;
 
-use crate::metrics::limit;
 use crate::outlet::{self, Bounce, Outlet};
 use crate::sessions::Session;
 
@@ -102,7 +101,8 @@ impl Gateway {
                 peer.paths.handle(Input::Activity, now);
                 if session.datagram_room_up(self.limits.bandwidth_per_client, now).is_err() {
                     self.datagrams.dropped += 1;
-                    self.figures.limits.count(limit::BANDWIDTH);
+                    self.figures.limits.count(&Limit::Bandwidth.to_string());
+                    peer.tell_limit(Limit::Bandwidth, now);
                     return LEAST;
                 }
                 LEAST + payload.len() as u64
@@ -261,11 +261,14 @@ impl Gateway {
         let room = match session.map_or(Ok(u64::MAX), |it| it.datagram_room_down(rate, now)) {
             Ok(room) => room.min(budget as u64),
             Err(at) => {
-                self.figures.limits.count(limit::BANDWIDTH);
+                self.figures.limits.count(&Limit::Bandwidth.to_string());
+                if let Some(peer) = client.and_then(|client| self.peers.get_mut(&client)) {
+                    peer.tell_limit(Limit::Bandwidth, now);
+                }
                 if let Some(outlet) = self.outlets.get_mut(&number) {
                     // It is queued there, and nowhere else.
                     outlet.queued = true;
-                    self.throttled.insert((at, number.0));
+                    self.throttled.add(number.0, at);
                 }
                 return 0;
             }

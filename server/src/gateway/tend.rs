@@ -27,6 +27,9 @@ impl Gateway {
                     self.figures.moves.count(&reason.to_string());
                 }
             }
+            if let Some(gap) = peer.end_gap() {
+                self.figures.move_gaps.observe(gap);
+            }
             let (flows, session) = (&mut self.flows, peer.session.as_ref());
             let frames = peer.reports.collect(now, |flow| {
                 let flow = flows.get_mut(session?.flows.get(&flow)?)?;
@@ -81,6 +84,7 @@ fn act(
             let session = peer.session.as_mut()?;
             session.moves += 1;
             info!(client = %session.name, to = %step.to, reason = %step.reason, "Moved");
+            peer.note_move(step);
             return Some(step.reason);
         }
         Action::StateChanged { path, from, to } => {

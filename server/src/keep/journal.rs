@@ -466,15 +466,16 @@ impl Shelf {
             }
             return;
         }
-        let whole = |offset: u64| offset / PAGE * PAGE;
-        let (from, to) = (whole(self.cold - self.base), whole(self.taken - self.base));
+        // The next lap may have come to where this one began.
+        let free = self.cold.max(self.end.saturating_sub(RING)) - self.base;
+        let (from, to) = (free.next_multiple_of(PAGE), (self.taken - self.base) / PAGE * PAGE);
         if to < from + STEP {
             return;
         }
+        self.cold = self.base + to;
         let (from, length) = (from % RING, (to - from).min(RING));
         self.punch(from, length.min(RING - from));
         self.punch(0, length.saturating_sub(RING - from));
-        self.cold = self.taken;
         self.cooled(self.end - self.taken + STEP);
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use sd_notify::NotifyState;
+use whimbrel_host::keeping;
 
 /// What the names of our descriptors begin with.
 pub(crate) const PREFIX: &str = "keep-";
@@ -32,22 +32,18 @@ pub trait Store: fmt::Debug + Send + Sync {
 pub(crate) struct ServiceManager(());
 
 impl ServiceManager {
-    /// The one there is to ask. Whether it keeps anything is up to its unit
-    /// (`FileDescriptorStoreMax=`); one that does not closes what it is sent.
+    /// The one there is to ask.
     pub(crate) fn find() -> Option<Self> {
-        std::env::var_os("NOTIFY_SOCKET").map(|_| Self(()))
+        keeping::is_possible().then_some(Self(()))
     }
 }
 
 impl Store for ServiceManager {
     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        // Without FDPOLL=0 the manager would drop a socket whose other end is closed: all of ours.
-        let words =
-            [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
-        sd_notify::notify_with_fds(&words, &[descriptor])
+        keeping::keep(name, descriptor)
     }
 
     fn forget(&self, name: &str) -> io::Result<()> {
-        sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])
+        keeping::forget(name)
     }
 }

@@ -1,8 +1,9 @@
-//! `whimbrel-papers FOLDER`: writes manual pages, shell completions and example configurations of
-//! both programs, in folders as a package has them under `/usr/share`, one tree for each package.
+//! `whimbrel-papers`: writes manual pages, shell completions and example configurations of both
+//! programs into `systemd/share`, one tree for each package, as it has them under `/usr/share`.
 //!
-//! Nothing of it is kept in the sources. It comes from the definitions of the command lines and of
-//! the configuration files themselves, so it says what the programs do.
+//! They come from the definitions of the command lines and of the configuration files, so they say
+//! what the programs do. They are kept in the sources for `cargo deb`, which only builds programs;
+//! a test says when they are not what would be written.
 
 mod completions;
 mod copyright;
@@ -13,11 +14,15 @@ mod program;
 mod tests;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
 use program::Program;
+
+/// Where the trees are.
+const SHARE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../share");
 
 /// A file to be written.
 #[derive(Debug)]
@@ -28,12 +33,12 @@ struct Paper {
 }
 
 fn main() -> anyhow::Result<()> {
-    let mut args = std::env::args_os().skip(1);
-    let (Some(folder), None) = (args.next(), args.next()) else {
-        bail!("usage: whimbrel-papers FOLDER");
-    };
+    if std::env::args_os().len() > 1 {
+        bail!("usage: cargo run -p whimbrel-papers");
+    }
     for program in Program::all() {
-        let tree = Path::new(&folder).join(program.package());
+        let tree = Path::new(SHARE).join(program.package());
+        clear(&tree)?;
         for paper in papers(&program)? {
             write(&tree.join(paper.path), &paper.text)?;
         }
@@ -53,6 +58,16 @@ fn papers(program: &Program) -> anyhow::Result<Vec<Paper>> {
         text: program.sample.clone().into_bytes(),
     });
     Ok(papers)
+}
+
+/// Removes what a command that is no more has left.
+fn clear(tree: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(tree) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", tree.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn write(path: &Path, text: &[u8]) -> anyhow::Result<()> {

@@ -103,6 +103,46 @@ fn the_copyright_has_an_owner_and_both_licences() {
     assert!(text.contains("\n SOFTWARE.\n\nLicense: Apache-2.0\n"), "{text}");
 }
 
+/// The files of a folder and of those in it, by their path from `root`.
+fn collect(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(root, &path, found);
+        } else {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            found.insert(name, fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_papers_in_the_sources_are_what_the_programs_say_of_themselves() {
+    for program in Program::all() {
+        let tree = Path::new(SHARE).join(program.package());
+        let (mut found, wanted) = (BTreeMap::new(), written(&program));
+        collect(&tree, &tree, &mut found);
+        let all: std::collections::BTreeSet<_> = found.keys().chain(wanted.keys()).collect();
+        for path in all {
+            assert!(
+                found.get(path) == wanted.get(path),
+                "systemd/share/{}/{path} is out of date: cargo run -p whimbrel-papers",
+                program.package()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_changelogs_of_the_packages_begin_with_this_version() {
+    for (folder, package) in [("client", "whimbrel"), ("server", "whimbrel-gateway")] {
+        let path = Path::new(SHARE).join("../..").join(folder).join("debian/changelog");
+        let first = fs::read_to_string(path).unwrap().lines().next().unwrap().to_owned();
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(first, format!("{package} ({version}-1) unstable; urgency=medium"));
+    }
+}
+
 /// What lies in `systemd/` for machines to have is in one of the packages.
 #[test]
 fn every_file_for_an_installation_is_in_a_package() {

@@ -8,8 +8,8 @@ use whimbrel_common::config::{ClientConfig, GatewayConfig};
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::invite::{Invite, Token};
 use whimbrel_common::wire::{
-    self, Association, Control, Echo, FlowAnswer, FlowHeader, Parcel, SessionId, Taken, Undelivered,
-    WireFlow,
+    self, Association, Control, Echo, FlowAnswer, FlowHeader, Limit, Parcel, SessionId, Taken,
+    Undelivered, WireFlow,
 };
 
 type Seeds = Vec<Vec<u8>>;
@@ -88,6 +88,7 @@ fn frames() -> Seeds {
         Control::Holding { flows: vec![WireFlow(1), WireFlow(300)], last: true },
         Control::Park,
         Control::Over(vec![WireFlow(1), WireFlow(300)]),
+        Control::Limited(Limit::Buffered),
         Control::Taken(vec![Taken {
             flow: WireFlow(1),
             offset: 70_000,

@@ -105,13 +105,13 @@ impl Layout {
 }
 
 impl LinkLayout {
-    /// A link behind a translator, as at home or on a phone.
+    /// A link without any address.
     #[must_use]
-    pub fn translated(name: &str, v4: Lease<Ipv4Addr>, v6: Lease<Ipv6Addr>, metric: u32) -> Self {
+    pub fn bare(name: &str, metric: u32) -> Self {
         Self {
             name: name.to_owned(),
-            v4: Some(v4),
-            v6: Some(v6),
+            v4: None,
+            v6: None,
             further: Vec::new(),
             metric,
             outside_v4: None,
@@ -119,6 +119,12 @@ impl LinkLayout {
             up: Shape::default(),
             down: Shape::default(),
         }
+    }
+
+    /// A link behind a translator, as at home or on a phone.
+    #[must_use]
+    pub fn translated(name: &str, v4: Lease<Ipv4Addr>, v6: Lease<Ipv6Addr>, metric: u32) -> Self {
+        Self { v4: Some(v4), v6: Some(v6), ..Self::bare(name, metric) }
     }
 }
 

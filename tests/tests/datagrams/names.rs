@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use whimbrel_tests::daemon::edit;
-use whimbrel_tests::lab::{Layout, World};
+use whimbrel_tests::lab::{BOTH, Layout, World};
 
 /// The name server inside the TUN.
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 213, 52, 53)), 53);
@@ -221,5 +221,27 @@ pub(crate) fn systemd_resolved_is_told_and_told_again() -> Result<()> {
         bail!("it was not told of the end: {}", told());
     }
     ensure!(fs::read_to_string(&file)? == "nameserver 127.0.0.53\n", "the file is not ours");
+    no_panics(&stage.world)
+}
+
+pub(crate) fn a_question_that_was_on_its_way_when_the_network_died_is_answered() -> Result<()> {
+    let (mut stage, _file) = raise(BEFORE, OWN, |table| {
+        all(table);
+        put(table, "capture", "dns", "direct");
+    })?;
+    Resolver::start(&stage.world)?;
+    until("a question is answered", || ask_by_udp(&stage.world, 1))?;
+    stage.client.wait_until(&stage.world, "has a spare link", |status| {
+        let paths = status["paths"].as_array().map(Vec::as_slice).unwrap_or_default();
+        ["active", "warm"].iter().all(|state| paths.iter().any(|path| path["state"] == *state))
+    })?;
+    let socket = anywhere(&stage.world, "laptop", SERVER.ip())?;
+    // Either the question or its answer is lost.
+    stage.world.link("wifi0").black_hole(&BOTH);
+    socket.send_to(&query(2), SERVER)?;
+    let begin = Instant::now();
+    // Nobody asks twice.
+    until("the question is answered", || Ok(expect(&socket, &answer(&query(2)))? == Some(SERVER)))?;
+    crate::stage::tell!("answered {:?} after the network died", begin.elapsed());
     no_panics(&stage.world)
 }

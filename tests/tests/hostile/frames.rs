@@ -295,6 +295,9 @@ pub(crate) fn a_client_that_never_reads_holds_no_more_than_its_share() -> Result
     })?;
     let after = Footprint::of(stage.gateway.process())?;
     tell!("60 flows nobody reads: {before:?}, then {after:?}");
+    let figures = stage.gateway.command(&stage.world, &["metrics"])?;
+    let sample = "whimbrel_gateway_limits_reached_total{limit=\"buffered_per_client\"}";
+    ensure!(figures.contains(sample) && !figures.contains(&format!("{sample} 0\n")), "{figures}");
     // Its share, what the engine buffers to send (16 MiB), and what an allocator keeps.
     ensure!(after.resident < before.resident + (160 << 10), "{before:?}, then {after:?}");
     // Beyond the limit of flows nothing is dialled.

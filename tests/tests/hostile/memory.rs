@@ -54,5 +54,12 @@ pub(crate) fn what_all_clients_keep_has_a_limit() -> Result<()> {
     second.until("the first is given up", |_| Ok(held(&stage)?.1 == 1))?;
     // Now there is room again, and the second takes it.
     second.until("half of it is taken again", |_| Ok(held(&stage)?.0 > LIMIT / 2))?;
+    let figures = stage.gateway.command(&stage.world, &["metrics"])?;
+    for sample in
+        ["limits_reached_total{limit=\"memory\"}", "sessions_given_up_total{reason=\"crowded\"}"]
+    {
+        let never = format!("whimbrel_gateway_{sample} 0\n");
+        ensure!(figures.contains(sample) && !figures.contains(&never), "{never}");
+    }
     honest.prove(&mut stage)
 }

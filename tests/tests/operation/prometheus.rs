@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 /// The value of a sample, by its name and labels as they are written.
 pub(crate) fn value(text: &str, sample: &str) -> Option<f64> {
@@ -34,6 +36,23 @@ pub(crate) fn check(text: &str) -> Result<()> {
         }
     }
     ensure!(!families.is_empty() && text.ends_with('\n'), "no figures");
+    Ok(())
+}
+
+/// Prometheus' own opinion, where its tool is installed.
+pub(crate) fn lint(text: &str) -> Result<()> {
+    let linter = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut linter) = linter else { return Ok(()) };
+    linter.stdin.take().context("a pipe")?.write_all(text.as_bytes())?;
+    let output = linter.wait_with_output()?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    ensure!(output.status.success() && said.trim().is_empty(), "promtool: {said}");
+    drop(std::io::stderr().write_all(b"promtool has nothing to say\n"));
     Ok(())
 }
 

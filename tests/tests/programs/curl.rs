@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What is transferred, in bytes.
-const FILE: usize = 150_000_000;
+pub(crate) const FILE: usize = 150_000_000;
 
 pub(crate) fn download() -> Result<()> {
     download_on(&Stage::raise()?)
@@ -54,7 +54,7 @@ fn curl(address: SocketAddr, arguments: &[&str]) -> Command {
 }
 
 /// Starts the server on the origin: GET answers with the file, PUT with the hash of what came.
-fn serve(stage: &Stage, file: PathBuf) -> Result<SocketAddr> {
+pub(crate) fn serve(stage: &Stage, file: PathBuf) -> Result<SocketAddr> {
     let host = stage.world().host("origin");
     let listener = host.run(|_| TcpListener::bind((ORIGIN, 80))).context("listening")?;
     let address = listener.local_addr()?;
@@ -90,20 +90,21 @@ fn answer(mut stream: &TcpStream, file: &Path) -> Result<()> {
     Ok(())
 }
 
-fn head(length: u64) -> String {
+pub(crate) fn head(length: u64) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")
 }
 
 /// What the head of a request says.
 #[derive(Default)]
-struct Request {
-    method: String,
-    length: u64,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) length: u64,
     asks_first: bool,
 }
 
 impl Request {
-    fn read(input: &mut impl BufRead) -> Result<Self> {
+    pub(crate) fn read(input: &mut impl BufRead) -> Result<Self> {
         let mut request = Self::default();
         for (number, line) in input.lines().enumerate() {
             let line = line?;
@@ -111,7 +112,9 @@ impl Request {
                 return Ok(request);
             }
             if number == 0 {
-                request.method = line.split(' ').next().unwrap_or_default().to_owned();
+                let mut words = line.split(' ').map(str::to_owned);
+                request.method = words.next().unwrap_or_default();
+                request.path = words.next().unwrap_or_default();
             }
             let (name, value) = line.split_once(": ").unwrap_or((&line, ""));
             match name.to_ascii_lowercase().as_str() {

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use whimbrel_tests::daemon::{Daemon, edit};
 use whimbrel_tests::internet::Shape;
@@ -263,12 +263,28 @@ impl Job {
         Ok(())
     }
 
+    /// The file it prints to.
+    pub(crate) fn output(&self) -> &Path {
+        &self.said
+    }
+
     /// Waits for the end, which must be a good one; what the program printed.
     pub(crate) fn succeed(mut self) -> Result<String> {
+        self.finish()?;
+        Ok(fs::read_to_string(&self.said).unwrap_or_default())
+    }
+
+    /// Waits for the end, which must be a good one.
+    pub(crate) fn end(mut self) -> Result<()> {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().context("waiting for a program")? {
-                return self.read_out(status);
+                ensure!(status.success(), "{}: {status}\n{}", self.name, self.words());
+                return Ok(());
             }
             ensure!(Instant::now() < deadline, "{} still runs\n{}", self.name, self.words());
             std::thread::sleep(LOOK_EVERY);
@@ -280,11 +296,6 @@ impl Job {
             bail!("{} ended {when}: {status}\n{}", self.name, self.words());
         }
         Ok(())
-    }
-
-    fn read_out(&self, status: ExitStatus) -> Result<String> {
-        ensure!(status.success(), "{}: {status}\n{}", self.name, self.words());
-        Ok(fs::read_to_string(&self.said).unwrap_or_default())
     }
 
     /// What it printed, for an error.

@@ -1,7 +1,7 @@
 //! Commands that the host's daemon carries.
 
-use crate::inside::{As, shell, start, succeed, traffic, wrapped};
-use crate::stage::{ORIGIN, Stage, accept, expect, listen};
+use crate::inside::{As, Talk, shell, start, succeed, traffic, wrapped};
+use crate::stage::{ORIGIN, Stage, accept, expect, expect_end, listen, prepare, until};
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use whimbrel_host::control::Line;
-use whimbrel_tests::lab::ORIGIN_V4;
+use whimbrel_tests::lab::{Layout, ORIGIN_V4};
 use whimbrel_tests::traffic::{port, service};
 
 pub(crate) fn a_wrapped_command_is_carried_by_the_daemon() -> Result<()> {
@@ -38,9 +38,12 @@ fn carried(who: As) -> Result<()> {
 }
 
 fn until_over(stage: &mut Stage) -> Result<()> {
-    let over = |status: &serde_json::Value| status["runs"].as_array().is_some_and(Vec::is_empty);
-    stage.client.wait_until(&stage.world, "gave the namespaces up", over)?;
+    stage.client.wait_until(&stage.world, "gave the namespaces up", nobody_runs)?;
     stage.quiet()
+}
+
+fn nobody_runs(status: &serde_json::Value) -> bool {
+    status["runs"].as_array().is_some_and(Vec::is_empty)
 }
 
 pub(crate) fn process_exit_code_and_signals_are_the_commands_own() -> Result<()> {
@@ -101,6 +104,50 @@ pub(crate) fn the_namespace_lasts_as_long_as_somebody_uses_it() -> Result<()> {
     ensure!(word == "bye", "{word:?}");
     stage.client.wait_until(&stage.world, "gave the namespace up", served(0))?;
     stage.quiet()
+}
+
+pub(crate) fn a_wrapped_command_outlives_the_daemon_under_a_service_manager() -> Result<()> {
+    let (world, origin) = prepare(Layout::standard(), |_| {})?;
+    let gateway = world.start_gateway()?;
+    world.join_client("laptop")?;
+    let client = world.start_kept_client("laptop")?;
+    let mut stage = Stage { client, gateway, origin, world };
+    let mut talk =
+        Talk::start(&stage, |script| wrapped(&stage.world, As::User, ["bash", "-c", script]))?;
+    ensure!(talk.converse()?, "not carried");
+    stage.client.restart()?;
+    ensure!(talk.converse()?, "not carried after a restart");
+    stage.client.kill()?;
+    ensure!(talk.converse()?, "not carried after a kill");
+    let status = stage.client.status(&stage.world)?;
+    ensure!(status["runs"][0]["command"] == "bash", "{status}");
+    talk.end()?;
+    stage.client.wait_until(&stage.world, "gave the namespace up", nobody_runs)?;
+    // Nothing of it is left for the next process.
+    stage.client.restart()?;
+    let status = stage.client.status(&stage.world)?;
+    ensure!(nobody_runs(&status), "{status}");
+    Ok(())
+}
+
+pub(crate) fn what_only_the_server_keeps_open_does_not_keep_the_namespace() -> Result<()> {
+    let (world, origin) = prepare(Layout::standard(), |_| {})?;
+    let gateway = world.start_gateway()?;
+    world.join_client("laptop")?;
+    // How long a kernel waits for the other end when the process is gone: 60 s as a rule.
+    world.host("laptop").run(|_| std::fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "2"))?;
+    let client = world.start_client("laptop")?;
+    let mut stage = Stage { client, gateway, origin, world };
+    let listener = listen(stage.world.host("origin"))?;
+    let port = listener.local_addr()?.port();
+    let script = format!("exec 3<>/dev/tcp/{ORIGIN_V4}/{port}; echo hello >&3");
+    let child = start(&stage.world, wrapped(&stage.world, As::User, ["bash", "-c", &script]))?;
+    succeed(child.wait_with_output()?)?;
+    let (mut server, _) = accept(&listener)?;
+    expect(&mut server, b"hello\n")?;
+    expect_end(&mut server).context("what the command said last")?;
+    until_over(&mut stage)?;
+    until("the server learns that nobody listens", || Ok(server.write_all(b"?").is_err()))
 }
 
 pub(crate) fn what_is_no_tun_is_refused() -> Result<()> {

@@ -127,6 +127,8 @@ pub struct Running {
     pub trouble: Option<(Trouble, String)>,
     /// What new connections get.
     pub capture: Capture,
+    /// Of whom this host asks names.
+    pub names: Names,
     /// The links it uses.
     pub paths: Vec<PathFact>,
     /// Its version.
@@ -159,6 +161,17 @@ pub enum Capture {
     Direct,
     /// They fail, because the gateway is out of reach.
     Blocked,
+}
+
+/// Of whom a host asks names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Names {
+    /// Of whom it asked without us.
+    Direct,
+    /// Of the gateway.
+    Gateway,
+    /// It should be the gateway, and is not: a sentence.
+    Failed(String),
 }
 
 /// A link as the daemon uses it.

@@ -1,8 +1,8 @@
 //! Configuration, key, daemon and unit.
 
 use super::{
-    Capture, Daemon, DaemonState, Facts, Group, Key, Remedy, Report, Room, Running, Setup, Subject,
-    Unit, UnitState, Weight, advise, run,
+    Capture, Daemon, DaemonState, Facts, Group, Key, Names, Remedy, Report, Room, Running, Setup,
+    Subject, Unit, UnitState, Weight, advise, run,
 };
 
 /// Less room than this does not take the files that are written: a configuration and a key are
@@ -98,6 +98,16 @@ fn examine_running(facts: &Facts, running: &Running, report: &mut Report) {
         let pause = run(format!("whimbrel pause 10m{}", facts.option));
         let advice = advise("To let them go direct for a while, as for a sign-in page:");
         report.find(Subject::Daemon, Weight::Remark, text, [advice, pause]);
+    }
+    match &running.names {
+        Names::Direct => {}
+        Names::Gateway => report.looked_at(Subject::Names),
+        Names::Failed(why) => {
+            let text = format!("Names are not asked of the gateway, but as without it: {why}.");
+            let direct =
+                advise("To leave them as they are, write dns = \"direct\" under [capture].");
+            report.find(Subject::Names, Weight::Hampered, text, [direct]);
+        }
     }
     if running.version != running.own_version {
         let text = format!(

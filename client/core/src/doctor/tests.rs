@@ -19,6 +19,7 @@ fn running() -> Running {
         state: DaemonState::Attached,
         trouble: None,
         capture: Capture::On,
+        names: Names::Gateway,
         paths: vec![path("wlan0"), path("wwan0")],
         version: "1.0".to_owned(),
         own_version: "1.0".to_owned(),
@@ -107,7 +108,7 @@ fn a_machine_in_order_has_no_findings() {
     let report = examine(&well());
     assert_eq!(report.findings, []);
     assert!(report.is_well());
-    assert_eq!(report.fine.len(), 16, "{:?}", report.fine);
+    assert_eq!(report.fine.len(), 17, "{:?}", report.fine);
 }
 
 #[test]
@@ -352,4 +353,15 @@ fn every_sentence_ends_and_every_remedy_says_something() {
             assert!(!text.is_empty() && !text.contains("  "), "{text:?}");
         }
     }
+}
+
+#[test]
+fn names_that_should_be_asked_of_the_gateway_and_are_not_are_told_with_the_reason() {
+    let mut facts = well();
+    assert!(examine(&facts).fine.contains(&Subject::Names));
+    daemon(&mut facts).names = Names::Failed("nobody may write /etc/resolv.conf".to_owned());
+    expect(&facts, Subject::Names, Weight::Hampered, "nobody may write /etc/resolv.conf");
+    daemon(&mut facts).names = Names::Direct;
+    let report = examine(&facts);
+    assert!(report.findings.is_empty() && !report.fine.contains(&Subject::Names), "{report:#?}");
 }

@@ -1,4 +1,5 @@
-//! Flows that begin here. To whoever carries flows they are flows like any other.
+//! What begins here rather than at an application: flows that are like any other to whoever carries
+//! them, packets, and whose a device is.
 
 use std::net::SocketAddr;
 
@@ -6,7 +7,7 @@ use bytes::BytesMut;
 
 use super::inner::Inner;
 use super::table::{Entry, Key, Stage};
-use super::{DeviceId, Engine, FlowEvent, FlowId, Read};
+use super::{DeviceId, Engine, FlowEvent, FlowId, Read, Tenant};
 
 /// No TUN: flows of our own belong to nobody's.
 const NOWHERE: DeviceId = DeviceId(u32::MAX);
@@ -58,6 +59,17 @@ impl Engine {
     /// Sends a packet to the applications of a device, with the next flush.
     pub fn reply(&mut self, device: DeviceId, packet: Vec<u8>) {
         self.replies.push(device, packet);
+    }
+
+    /// A device is this user's from now on: its flows count against the user's share of both
+    /// limits, a quarter, and all users' together are three quarters at most.
+    pub fn assign(&mut self, device: DeviceId, tenant: Tenant) {
+        self.shares.assign(device, tenant);
+    }
+
+    /// A device is nobody's any more.
+    pub fn release(&mut self, device: DeviceId) {
+        self.shares.release(device);
     }
 
     pub(super) fn inner(&self, flow: FlowId) -> Option<&Inner> {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::connection::{self, Connection};
 use super::inner::Inner;
+use super::shares::Used;
 use super::timers::Deadline;
 use super::{DeviceId, FlowId, FlowView};
 use crate::packet::Segment;
@@ -102,6 +103,13 @@ impl Entry {
         }
     }
 
+    fn is_held(&self) -> bool {
+        match self.stage {
+            Stage::Held(_) => true,
+            Stage::Open(_) | Stage::Inner(_) => false,
+        }
+    }
+
     pub(super) fn view(&self) -> FlowView {
         let (state, receive_queue, send_queue) = match &self.stage {
             Stage::Held(_) => ("pending", 0, 0),
@@ -129,7 +137,7 @@ pub(super) struct Table {
     free: Vec<usize>,
     by_key: HashMap<Key, usize, Seed>,
     by_id: HashMap<FlowId, usize, Seed>,
-    by_device: BTreeMap<DeviceId, usize>,
+    by_device: BTreeMap<DeviceId, Used>,
 }
 
 impl Table {
@@ -149,11 +157,24 @@ impl Table {
 
     /// The number of flows of one device.
     pub(super) fn count(&self, device: DeviceId) -> usize {
-        self.by_device.get(&device).copied().unwrap_or(0)
+        self.used(device).flows
+    }
+
+    /// What a device has of the table.
+    pub(super) fn used(&self, device: DeviceId) -> Used {
+        self.by_device.get(&device).copied().unwrap_or_default()
+    }
+
+    /// A flow of a device is not held any more.
+    pub(super) fn answered(&mut self, device: DeviceId) {
+        if let Some(used) = self.by_device.get_mut(&device) {
+            used.held -= 1;
+        }
     }
 
     pub(super) fn insert(&mut self, entry: Entry) -> usize {
         let (id, key) = (entry.id, entry.key);
+        let held = entry.is_held();
         let slot = if let Some(slot) = self.free.pop() {
             self.slots[slot] = Some(Box::new(entry));
             slot
@@ -163,7 +184,9 @@ impl Table {
         };
         self.by_key.insert(key, slot);
         self.by_id.insert(id, slot);
-        *self.by_device.entry(key.device).or_default() += 1;
+        let used = self.by_device.entry(key.device).or_default();
+        used.flows += 1;
+        used.held += usize::from(held);
         slot
     }
 
@@ -201,9 +224,10 @@ impl Table {
         self.detach(slot);
         let entry = self.slots.get_mut(slot)?.take()?;
         self.by_id.remove(&entry.id);
-        if let Some(count) = self.by_device.get_mut(&entry.key.device) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(used) = self.by_device.get_mut(&entry.key.device) {
+            used.flows -= 1;
+            used.held -= usize::from(entry.is_held());
+            if used.flows == 0 {
                 self.by_device.remove(&entry.key.device);
             }
         }

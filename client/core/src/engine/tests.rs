@@ -6,7 +6,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, Ipv4Packet, Ipv6Packet};
 
 use super::table::Entry;
-use super::{EngineConfig, FlowEvent, FlowId, Refusal};
+use super::{DeviceId, EngineConfig, FlowEvent, FlowId, Refusal, Tenant};
 use world::{
     ACK, BOTH, DEVICE, FAR_V4, FAR_V6, FIN, HOST_V4, RST, Raw, SYN, World, config, pattern,
 };
@@ -157,9 +157,9 @@ fn the_same_ports_on_another_device_are_another_flow() {
     let mut world = World::new(BUFFER);
     let syn = Raw::new(FAR_V4).packet();
     world.engine.handle_packet(DEVICE, &syn, world.now);
-    world.engine.handle_packet(super::DeviceId(8), &syn, world.now);
+    world.engine.handle_packet(DeviceId(8), &syn, world.now);
     assert_eq!(world.engine.len(), 2);
-    world.engine.abort_device(super::DeviceId(8));
+    world.engine.abort_device(DeviceId(8));
     assert_eq!(world.engine.len(), 1);
     assert_eq!(world.engine.flows().next().unwrap().device, DEVICE);
     world.engine.abort_all();
@@ -364,6 +364,28 @@ fn segment_of_no_flow_is_reset_with_its_own_numbers() {
         assert_eq!(world.engine.stats().dropped.stray_reset, 1);
         world.assert_empty();
     }
+}
+
+#[test]
+fn one_tenant_leaves_room_for_others_and_all_of_them_for_the_host() {
+    let mut world = World::new(BUFFER);
+    let devices = [1, 2, 3, 4, 5].map(DeviceId);
+    // The first two belong to the same user.
+    for (device, user) in devices.into_iter().zip([0, 0, 1, 2, 3]) {
+        world.engine.assign(device, Tenant(user));
+    }
+    let flood = |world: &mut World, device| {
+        for port in 1..=100 {
+            let syn = Raw { source: SocketAddr::new(HOST_V4, port), ..Raw::new(FAR_V4) };
+            world.engine.handle_packet(device, &syn.packet(), world.now);
+        }
+        world.engine.count(device)
+    };
+    let counts = devices.map(|device| flood(&mut world, device));
+    assert_eq!(counts, [16, 0, 16, 16, 0], "of 64");
+    assert_eq!(flood(&mut world, DEVICE), 16, "what no user can have is the host's");
+    world.engine.abort_device(devices[0]);
+    assert_eq!(flood(&mut world, devices[1]), 16, "what the user had there is free");
 }
 
 #[test]

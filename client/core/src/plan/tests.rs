@@ -19,6 +19,7 @@ fn plan(include: &[&str], exclude: &[&str], own: &[&str], paused: bool) -> Plan 
         exclude: &ranges(exclude),
         own_v6_addresses: &own,
         mark: MARK,
+        commands: false,
         table: TABLE,
         paused,
         datagrams: None,
@@ -100,6 +101,7 @@ fn a_family_without_tun_address_or_inclusion_is_left_alone() {
         exclude: &ranges(&["fc00::/7"]),
         own_v6_addresses: &[],
         mark: MARK,
+        commands: false,
         table: TABLE,
         paused: false,
         datagrams: None,
@@ -119,6 +121,7 @@ fn udp_is_captured_beside_tcp_from_ports_the_kernel_chose() {
         exclude: &ranges(&["10.0.0.0/8"]),
         own_v6_addresses: &["2001:db8::5".parse().unwrap()],
         mark: MARK,
+        commands: false,
         table: TABLE,
         paused: false,
         datagrams: Some(EPHEMERAL),
@@ -141,6 +144,58 @@ fn udp_is_captured_beside_tcp_from_ports_the_kernel_chose() {
     for range in ["224.0.0.0/4", "255.255.255.255/32", "ff00::/8"] {
         let thrown = format!("route throw {range} table 5211");
         assert!(lines.contains(&thrown), "multicast stays on the local network: {lines:?}");
+    }
+}
+
+/// The rules and routes where sockets of commands can be marked.
+fn with_commands(include: &[&str], paused: bool) -> Vec<String> {
+    lines(&Plan::new(&CaptureInputs {
+        tun_index: TUN,
+        tun_v4: Some(Ipv4Addr::new(10, 213, 57, 1)),
+        tun_v6: Some("fd57::1".parse().unwrap()),
+        include: &ranges(include),
+        exclude: &ranges(&["10.0.0.0/8"]),
+        own_v6_addresses: &["2001:db8::5".parse().unwrap()],
+        mark: MARK,
+        commands: true,
+        table: TABLE,
+        paused,
+        datagrams: None,
+        echoes: false,
+    }))
+}
+
+#[test]
+fn marked_sockets_have_a_way_of_their_own_whatever_the_host_captures() {
+    let of_commands = [
+        "rule 5400 fwmark 0x5748 lookup 254",
+        "rule 5401 fwmark 0x5749 goto 5420",
+        "rule 5402 from 10.213.57.1/32 lookup 5212",
+        "rule 5403 from 10.213.57.1/32 unreachable",
+        "rule 5411 from 0.0.0.0/32 fwmark 0x574a ipproto tcp lookup 254 suppress_prefixlength 0",
+        "rule 5413 from 0.0.0.0/32 fwmark 0x574a ipproto tcp lookup 5212",
+        "rule 5420 nop",
+        "IPv6 rule 5400 fwmark 0x5748 lookup 254",
+        "IPv6 rule 5401 fwmark 0x5749 goto 5420",
+        "IPv6 rule 5402 from fd57::1/128 lookup 5212",
+        "IPv6 rule 5403 from fd57::1/128 unreachable",
+        "IPv6 rule 5410 from 2001:db8::5/128 ipproto tcp goto 5420",
+        "IPv6 rule 5411 fwmark 0x574a ipproto tcp lookup 254 suppress_prefixlength 0",
+        "IPv6 rule 5413 fwmark 0x574a ipproto tcp lookup 5212",
+        "IPv6 rule 5420 nop",
+        "route 0.0.0.0/0 dev #7 table 5212",
+        "route throw 10.0.0.0/8 table 5212",
+        "route ::/0 dev #7 table 5212",
+    ];
+    let nothing_else = with_commands(&[], false);
+    let throw = "route throw 10.0.0.0/8 table 5211";
+    let but_for: Vec<&String> = nothing_else.iter().filter(|line| *line != throw).collect();
+    assert_eq!(but_for, of_commands);
+    for paused in [false, true] {
+        let all = with_commands(&["0.0.0.0/0", "::/0"], paused);
+        assert!(of_commands.iter().all(|line| all.iter().any(|it| it == line)), "{all:?}");
+        let host = all.iter().any(|line| line.ends_with("lookup 5211"));
+        assert_eq!(host, !paused, "what is unmarked: {all:?}");
     }
 }
 
@@ -198,7 +253,8 @@ fn apply(plan: &Plan, changes: &[Change]) -> Plan {
             Change::AddRule(rule) => rules.push(rule),
             Change::RemoveRoute(route) => routes.retain(|other| *other != route),
             Change::PutRoute(route) => {
-                routes.retain(|other| other.destination != route.destination);
+                let place = |route: &Route| (route.table, route.destination);
+                routes.retain(|other| place(other) != place(&route));
                 routes.push(route);
             }
         }
@@ -211,8 +267,8 @@ fn any_plan() -> impl Strategy<Value = Plan> {
         .prop_map(|(bits, prefix)| Cidr::new(Ipv4Addr::from_bits(bits).into(), prefix).unwrap());
     let ranges = proptest::collection::vec(range, 0..6);
     let own = proptest::collection::vec(any::<u128>().prop_map(Ipv6Addr::from_bits), 0..4);
-    (ranges.clone(), ranges, own, any::<[bool; 2]>()).prop_map(|(include, exclude, own, flags)| {
-        let [paused, all] = flags;
+    (ranges.clone(), ranges, own, any::<[bool; 3]>()).prop_map(|(include, exclude, own, flags)| {
+        let [paused, all, commands] = flags;
         let anything = "::/0".parse().unwrap();
         Plan::new(&CaptureInputs {
             tun_index: TUN,
@@ -222,6 +278,7 @@ fn any_plan() -> impl Strategy<Value = Plan> {
             exclude: &exclude,
             own_v6_addresses: &own,
             mark: MARK,
+            commands,
             table: TABLE,
             paused,
             datagrams: all.then_some(EPHEMERAL),

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,8 +240,10 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
 
 /// Lets the group connect; without it only the owner and root can.
 fn admit_group(path: &Path) -> anyhow::Result<Option<u32>> {
-    let group =
-        group_id(GROUP).filter(|&group| std::os::unix::fs::chown(path, None, Some(group)).is_ok());
+    // A service runs as that group already, and may not be allowed to change any owner.
+    let has = |group| std::fs::metadata(path).is_ok_and(|about| about.gid() == group);
+    let give = |group| std::os::unix::fs::chown(path, None, Some(group)).is_ok();
+    let group = group_id(GROUP).filter(|&group| has(group) || give(group));
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .with_context(|| format!("cannot set the permissions of {}", path.display()))?;

@@ -172,6 +172,22 @@ fn an_idle_connection_is_probed_every_20_seconds_and_not_more() {
 }
 
 #[test]
+fn idle_paths_are_probed_together() {
+    let mut net = Net::attached();
+    net.run(60_000);
+    let at = net.tick;
+    net.run(200_000);
+    let probes = |path| -> Vec<u64> {
+        let probe = Action::Probe { path };
+        let later = net.log.iter().filter(|(tick, action)| *tick > at && *action == probe);
+        later.map(|(tick, _)| *tick).collect()
+    };
+    let wifi = probes(WIFI);
+    assert!(wifi.len() >= 9, "{wifi:?}");
+    assert_eq!(wifi, probes(CELL));
+}
+
+#[test]
 fn the_first_path_is_no_move_from_anywhere() {
     let net = Net::attached();
     let first = net.log.iter().find_map(|(_, action)| {

@@ -121,6 +121,35 @@ fn memory_behind_what_was_taken_is_given_back_when_there_is_much() {
 }
 
 #[test]
+fn a_full_window_is_kept_while_memory_behind_it_is_given_back() {
+    for step in [16_000, 100_000, 1_000_000] {
+        let mut journal = Journal::create().unwrap();
+        let place = journal.open_session(id(1), key(2)).unwrap();
+        let mut shelf = journal.open_flow(place, WireFlow(0), destination()).unwrap();
+        journal.map.resident.store(RESIDENT + 1, Ordering::Relaxed);
+        let byte = |offset: u64| u8::try_from(offset % 251 + 1).unwrap();
+        let (mut end, mut taken) = (0, 0);
+        while taken < RING * 5 / 4 {
+            taken += step;
+            shelf.take(taken.min(end));
+            while end < taken + RING {
+                let room = usize::try_from(taken + RING - end).unwrap();
+                let space = shelf.space(end, room);
+                space.iter_mut().zip(end..).for_each(|(place, offset)| *place = byte(offset));
+                end += u64::try_from(space.len()).unwrap();
+                shelf.fill(end);
+            }
+        }
+        let (_, mut flows) = reopened(&journal).records();
+        let mut found = flows.pop().unwrap();
+        let bytes = found.shelf.bytes(found.taken, end).unwrap();
+        assert_eq!(u64::try_from(bytes.len()).unwrap(), RING);
+        let lost = bytes.iter().zip(taken..).filter(|(kept, offset)| **kept != byte(*offset));
+        assert_eq!(lost.count(), 0, "{step} bytes taken at a time");
+    }
+}
+
+#[test]
 fn a_flow_at_rest_takes_a_record_and_no_more() {
     let mut journal = Journal::create().unwrap();
     let place = journal.open_session(id(1), key(2)).unwrap();
