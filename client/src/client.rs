@@ -25,6 +25,7 @@ use crate::tunnel::{News, Standing, Tunnel};
 
 mod account;
 mod datagrams;
+mod echoes;
 mod names;
 mod nap;
 mod patience;

@@ -186,7 +186,6 @@ impl Exchange {
             | Event::PathOpened(_)
             | Event::PathClosed(_)
             | Event::Datagrams
-            | Event::DatagramsUnblocked
             | Event::PathStatus { .. } => Ok(None),
         }
     }

@@ -203,6 +203,15 @@ pub struct DatagramReport {
     pub received: u64,
     /// Datagrams of either direction that were lost here: too big, too late, or without a way.
     pub dropped: u64,
+    /// Whether ICMP echo (`ping`) is carried.
+    #[serde(default)]
+    pub echoes: DatagramState,
+    /// Echo requests sent to the gateway since the start.
+    #[serde(default)]
+    pub echo_requests: u64,
+    /// Replies the gateway sent.
+    #[serde(default)]
+    pub echo_replies: u64,
 }
 
 /// Where names are asked.
@@ -229,7 +238,7 @@ pub enum NamesState {
     Failed,
 }
 
-/// Whether UDP is carried.
+/// Whether UDP, or ICMP echo, is carried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DatagramState {
@@ -240,7 +249,8 @@ pub enum DatagramState {
     Waiting,
     /// It is.
     Carried,
-    /// It should be, and the gateway is of a version that cannot.
+    /// It should be, and the gateway cannot: it is of an older version, or of ICMP its kernel does
+    /// not let it.
     Unsupported,
 }
 
@@ -266,7 +276,8 @@ pub struct MoveRecord {
 pub struct FlowReport {
     /// Its number, which is never used again for the same protocol.
     pub id: u64,
-    /// What it carries. A flow of UDP is what one socket of a program sends and receives.
+    /// What it carries. A flow of UDP is what one socket of a program sends and receives, one of
+    /// ICMP the pings of a program.
     #[serde(default)]
     pub protocol: Transport,
     /// The program's end.
@@ -306,6 +317,8 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
+    /// ICMP echo.
+    Icmp,
 }
 
 /// A line of `whimbrel events --json`.
@@ -402,6 +415,7 @@ named!(CaptureState {
 named!(Transport {
     Tcp => "tcp",
     Udp => "udp",
+    Icmp => "icmp",
 });
 
 named!(EventKind {

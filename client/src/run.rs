@@ -24,7 +24,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, anyhow};
-use serde_json::json;
+use serde_json::{Value, json};
 use whimbrel_client_core::plan::Way;
 use whimbrel_host::control::{AskError, Line};
 use whimbrel_host::exit::ExitWith;
@@ -66,8 +66,9 @@ pub fn run(
     let (program, arguments) = command.split_first().context("there is no command")?;
     let daemon = reach(layout, attend)?;
     let name = name(program);
+    let carries_all = carries_all(&daemon.line);
     let inside = namespace::enter().and_then(|entered| {
-        let pulse = names::confine(entered)?;
+        let pulse = names::confine(entered, carries_all)?;
         Ok((pulse, wiring::lay()?))
     });
     let (pulse, tun) = match inside {
@@ -127,6 +128,12 @@ fn become_command(
     let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_STARTED };
     Err(anyhow!(error).context(format!("cannot start {}", program.display())))
         .context(ExitWith(code))
+}
+
+/// Whether a daemon carries more than TCP, so that programs that need more may try.
+fn carries_all(line: &Line) -> bool {
+    let status = line.another().and_then(|line| line.ask("status", &Value::Null, &[]));
+    status.is_ok_and(|status| status["datagrams"]["state"] != "off")
 }
 
 /// A daemon that takes a TUN.

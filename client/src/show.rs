@@ -218,7 +218,12 @@ fn capture(status: &Status) -> String {
                 DatagramState::Off | DatagramState::Waiting => {
                     "on: new TCP connections are carried"
                 }
-                DatagramState::Carried => "on: new TCP connections and UDP are carried",
+                DatagramState::Carried if status.datagrams.echoes == DatagramState::Carried => {
+                    "on: new TCP connections, UDP and ping are carried"
+                }
+                DatagramState::Carried => {
+                    "on: new TCP connections and UDP are carried, ping is not: the gateway cannot"
+                }
                 DatagramState::Unsupported => {
                     "on: new TCP connections are carried, UDP is not: the gateway is too old for it"
                 }

@@ -62,7 +62,7 @@ pub(crate) enum News {
     Stopped(Stream, u64),
     /// More streams may be opened.
     StreamsAvailable,
-    /// Parcels came, or there is room for more.
+    /// Parcels came.
     Parcels,
     /// Progress and credit of flows.
     Taken(Vec<Taken>),
@@ -319,7 +319,7 @@ impl Tunnel {
                 self.news.push_back(News::Stream(stream));
             }
             Event::Stopped(stream, code) => self.news.push_back(News::Stopped(stream, code)),
-            Event::Datagrams | Event::DatagramsUnblocked => self.news.push_back(News::Parcels),
+            Event::Datagrams => self.news.push_back(News::Parcels),
             Event::PathOpened(path) => live.path_opened(path, now),
             Event::PathClosed(path) => {
                 if live.path_closed(path, now) {

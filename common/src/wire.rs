@@ -20,8 +20,8 @@ mod reason;
 mod varint;
 
 pub use parcel::{
-    Association, MAX_PARCEL, Parcel, Undelivered, decode_parcel, encode_datagram, encode_parcel,
-    put_parcel, take_parcel,
+    Association, Echo, MAX_PARCEL, Parcel, Undelivered, decode_parcel, encode_datagram,
+    encode_echo, encode_parcel, put_parcel, take_parcel,
 };
 pub use reason::{Denial, Limit, RefuseReason, StreamCode};
 pub use varint::{MAX_VARINT, decode_varint, encode_varint};
@@ -41,8 +41,10 @@ pub mod capability {
     pub const PARCELS: u64 = 1;
     /// Gateway: whatever is sent to [`RESOLVER`](super::RESOLVER) is put to its own resolver.
     pub const RESOLVER: u64 = 2;
+    /// Client: knows parcels about ICMP echo. Gateway: sends requests, where its kernel lets it.
+    pub const ECHOES: u64 = 4;
     /// Everything this version can.
-    pub const ALL: u64 = PARCELS | RESOLVER;
+    pub const ALL: u64 = PARCELS | RESOLVER | ECHOES;
 }
 
 /// The largest body of a control frame an end accepts, in bytes. A [`Control::Taken`] of 1,000
@@ -491,7 +493,12 @@ fn take_frame(input: &mut BytesMut, limit: usize) -> Result<Option<(u64, BytesMu
 }
 
 fn put_address(address: SocketAddr, body: &mut BytesMut) {
-    match address.ip() {
+    put_ip(address.ip(), body);
+    body.put_u16(address.port());
+}
+
+fn put_ip(address: IpAddr, body: &mut BytesMut) {
+    match address {
         IpAddr::V4(ip) => {
             body.put_u8(4);
             body.put_slice(&ip.octets());
@@ -501,7 +508,6 @@ fn put_address(address: SocketAddr, body: &mut BytesMut) {
             body.put_slice(&ip.octets());
         }
     }
-    body.put_u16(address.port());
 }
 
 /// The fields of one frame's body, taken from its front.
@@ -550,12 +556,19 @@ impl Fields {
     }
 
     fn address(&mut self) -> Result<SocketAddr, WireError> {
-        let ip = match self.byte()? {
-            4 => IpAddr::V4(Ipv4Addr::from(self.array::<4>()?)),
-            6 => IpAddr::V6(Ipv6Addr::from(self.array::<16>()?)),
-            _ => return Err(self.malformed()),
-        };
-        Ok(SocketAddr::new(ip, u16::from_be_bytes(self.array()?)))
+        Ok(SocketAddr::new(self.ip()?, self.number()?))
+    }
+
+    fn ip(&mut self) -> Result<IpAddr, WireError> {
+        match self.byte()? {
+            4 => Ok(IpAddr::V4(Ipv4Addr::from(self.array::<4>()?))),
+            6 => Ok(IpAddr::V6(Ipv6Addr::from(self.array::<16>()?))),
+            _ => Err(self.malformed()),
+        }
+    }
+
+    fn number(&mut self) -> Result<u16, WireError> {
+        Ok(u16::from_be_bytes(self.array()?))
     }
 
     fn flows(&mut self) -> Result<Vec<WireFlow>, WireError> {

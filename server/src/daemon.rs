@@ -28,6 +28,7 @@ use whimbrel_host::{Alarm, Layout};
 
 use crate::control::{self, Answer, Facts, Inquiry, Report};
 use crate::keep::{Keep, KeptSession, ServiceManager, Store};
+use crate::outlet::{NO_ECHOES, echo};
 use crate::passed::Passed;
 use crate::ports::Listening;
 use crate::slot::{self, Inheritance, STRAYS, Start};
@@ -116,6 +117,9 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     head.tell_resolvers();
     let listen: Vec<String> = head.facts.listen.iter().map(ToString::to_string).collect();
     info!(listen = listen.join(", "), slots = count, "Gateway runs");
+    if !echo::is_possible() {
+        warn!(reason = NO_ECHOES, "Clients cannot ping through this gateway");
+    }
     head.announce(0);
     service::ready();
     head.run(control).await

@@ -21,7 +21,7 @@ use whimbrel_common::config::{GatewayConfig, Limits};
 use whimbrel_common::identity::SecretKey;
 use whimbrel_common::invite::Token;
 use whimbrel_common::path::{Input, PathKey, PreferredBy};
-use whimbrel_common::wire::{Control, Denial, StreamCode, VERSION, capability};
+use whimbrel_common::wire::{Control, Denial, StreamCode, VERSION};
 use whimbrel_gateway_core::associations::OutletNumber;
 use whimbrel_gateway_core::directory::SlotNumber;
 use whimbrel_gateway_core::egress::Policy;
@@ -35,7 +35,7 @@ use crate::flow::{End, Flow};
 use crate::keep::Keep;
 use crate::machine;
 use crate::metrics::Figures;
-use crate::outlet::{Outlet, PortChoice};
+use crate::outlet::{Outlet, PortChoice, echo};
 use crate::peer::{ADMISSION_BYTES, Peer, Use};
 use crate::sessions::Parked;
 use crate::status::Datagrams;
@@ -43,6 +43,7 @@ use crate::talk::{Attach, Caller, News, SharedUsage};
 
 mod attach;
 mod cooling;
+mod echoes;
 mod flows;
 mod parcels;
 mod report;
@@ -109,7 +110,6 @@ pub struct Gateway {
     throttled: Throttled<u64>,
     /// Ports of the clients' datagrams.
     outlets: BTreeMap<OutletNumber, Outlet>,
-    outlet_work: VecDeque<OutletNumber>,
     /// Before then none of them is given up.
     outlets_end: Option<Instant>,
     port_choice: PortChoice,
@@ -166,11 +166,10 @@ impl Gateway {
             turns: Turns::default(),
             throttled: Throttled::new(),
             outlets: BTreeMap::new(),
-            outlet_work: VecDeque::new(),
             outlets_end: None,
             port_choice,
             resolvers: Resolvers::default(),
-            datagrams: Datagrams::default(),
+            datagrams: Datagrams { echoes: echo::is_possible(), ..Datagrams::default() },
             dials: VecDeque::new(),
             news: VecDeque::new(),
             serials: 0,
@@ -245,11 +244,11 @@ impl Gateway {
         self.cool_flows(now);
         self.wake_throttled(now);
         self.turn_flows(now);
-        self.turn_outlets(now);
+        self.expire_outlets(now);
         self.relieve_memory();
         self.tend_peers(now);
         self.tidy_keep();
-        !self.turns.is_empty() || !self.outlet_work.is_empty()
+        !self.turns.is_empty()
     }
 
     /// The next datagrams to send.
@@ -280,10 +279,9 @@ impl Gateway {
             Event::Lost(reason) => self.lost(connection, &reason, now),
             Event::Opened => self.accept_streams(connection, now),
             Event::Readable(stream) => self.readable(connection, stream, now),
-            Event::Writable(stream) => self.writable(connection, stream, now),
+            Event::Writable(stream) => self.writable(connection, stream),
             Event::Stopped(stream, code) => self.stopped(connection, stream, code),
-            Event::Datagrams => self.receive_parcels(connection, now),
-            Event::DatagramsUnblocked => self.flush_parcels(connection, now),
+            Event::Datagrams => self.note_parcels(connection),
             Event::PathOpened(path) => self.path_opened(connection, path, now),
             Event::PathClosed(path) => {
                 if let Some(peer) = self.peers.get_mut(&connection) {
@@ -330,7 +328,7 @@ impl Gateway {
             return;
         }
         if peer.parcels.stream() == Some(stream) {
-            self.receive_parcels(connection, now);
+            self.note_parcels(connection);
             return;
         }
         match peer.streams.get_mut(&stream) {
@@ -357,10 +355,10 @@ impl Gateway {
         }
     }
 
-    fn writable(&mut self, connection: Connection, stream: Stream, now: Instant) {
+    fn writable(&mut self, connection: Connection, stream: Stream) {
         let Some(peer) = self.peers.get(&connection) else { return };
         if peer.parcels.stream() == Some(stream) {
-            self.flush_parcels(connection, now);
+            self.write_parcels(connection);
         } else if let Some(Use::Flow(number)) = peer.streams.get(&stream)
             && let Some(flow) = self.flows.get_mut(number)
         {
@@ -400,17 +398,17 @@ impl Gateway {
     }
 
     fn handle_control(&mut self, connection: Connection, frame: Control, now: Instant) {
+        let own = self.capabilities();
         let Some(peer) = self.peers.get_mut(&connection) else { return };
         match frame {
             Control::Hello { version, capabilities } => {
-                peer.capabilities = capabilities & capability::ALL;
+                peer.capabilities = capabilities & own;
                 if version != VERSION {
                     self.deny(connection, Denial::Version, now);
                 } else if !std::mem::replace(&mut peer.greeted, true)
                     && let Some(control) = peer.control.as_mut()
                 {
-                    let capabilities = capability::ALL;
-                    control.send(&Control::Hello { version: VERSION, capabilities });
+                    control.send(&Control::Hello { version: VERSION, capabilities: own });
                 }
             }
             // The first word must be a hello: without a common version nothing else has meaning.

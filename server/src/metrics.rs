@@ -58,6 +58,7 @@ pub(crate) fn write(status: &Status, clients: &[ClientRow], figures: &Figures) -
         .sample(&[("version", &status.version)], 1.0);
     write_sessions(status, figures, &mut text);
     write_flows(status, figures, &mut text);
+    write_datagrams(status, &mut text);
     write_carrier(status, figures, &mut text);
     write_clients(clients, figures, &mut text);
     text.process(&process());
@@ -114,6 +115,28 @@ fn write_flows(status: &Status, figures: &Figures, text: &mut Exposition) {
     text.gauge("held_bytes", help, status.held.bytes as f64);
     let help = "Bytes that may be held (limits.memory).";
     text.gauge("held_limit_bytes", help, status.held.limit as f64);
+}
+
+fn write_datagrams(status: &Status, text: &mut Exposition) {
+    let datagrams = &status.datagrams;
+    text.gauge(
+        "udp_ports",
+        "Ports that clients have for UDP and ICMP echo.",
+        datagrams.ports as f64,
+    );
+    let help = "Datagrams of UDP to (transmit) and from (receive) clients.";
+    let ways = [("transmit", datagrams.down), ("receive", datagrams.up)];
+    text.counters("udp_datagrams_total", help, "direction", &ways);
+    let help = "Datagrams of UDP and echoes that were not handed on.";
+    let reasons = [
+        ("no-room", datagrams.dropped),
+        ("denied", datagrams.denied),
+        ("unasked", datagrams.unasked),
+    ];
+    text.counters("udp_datagrams_dropped_total", help, "reason", &reasons);
+    let help = "ICMP echo requests of clients that were sent, and replies to them.";
+    let kinds = [("request", datagrams.echo_requests), ("reply", datagrams.echo_replies)];
+    text.counters("echoes_total", help, "kind", &kinds);
 }
 
 fn write_carrier(status: &Status, figures: &Figures, text: &mut Exposition) {

@@ -1,8 +1,8 @@
 //! A port of the gateway for one association of one client: a kernel UDP socket that talks to
-//! whomever its client talks to.
+//! whomever its client talks to, or one of ICMP that asks whomever its client pings.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use ring::hmac;
@@ -13,8 +13,14 @@ use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::wire::{Association, Undelivered};
 
 mod bounce;
+pub(crate) mod echo;
+mod message;
 
 pub(crate) use bounce::Bounce;
+
+/// Why clients cannot ping, and what to do about it.
+pub(crate) const NO_ECHOES: &str = "this machine does not let the gateway's group open ICMP \
+    sockets; `sysctl net.ipv4.ping_group_range='0 2147483647'` allows it, and a restart takes notice";
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -23,6 +29,8 @@ pub(crate) struct Outlet {
     pub(crate) association: Association,
     /// The connection that carries its session; `None` while the session is parked.
     pub(crate) client: Option<Connection>,
+    /// It is one of ICMP.
+    pub(crate) echoes: bool,
     /// The resolver that was asked through it in the gateway's name.
     pub(crate) resolver: Option<SocketAddr>,
     /// It waits for its turn to be read.
@@ -38,7 +46,23 @@ impl Outlet {
         client: Connection,
     ) -> io::Result<Self> {
         let socket = bind(v4, wanted).or_else(|_| bind(v4, 0))?;
-        Ok(Self { socket, association, client: Some(client), resolver: None, queued: false })
+        Ok(Self::of(socket, false, association, client))
+    }
+
+    /// Opens an ICMP socket with the identifier `wanted`, or any if that is taken.
+    pub(crate) fn open_echo(
+        v4: bool,
+        wanted: u16,
+        association: Association,
+        client: Connection,
+    ) -> io::Result<Self> {
+        let socket = echo::open(v4, wanted).or_else(|_| echo::open(v4, 0))?;
+        Ok(Self::of(socket, true, association, client))
+    }
+
+    fn of(socket: UdpSocket, echoes: bool, association: Association, client: Connection) -> Self {
+        let client = Some(client);
+        Self { socket, association, client, echoes, resolver: None, queued: false }
     }
 
     /// Sends one datagram.
@@ -51,6 +75,33 @@ impl Outlet {
             Err(error) if is_late(&error) => self.socket.send_to(payload, remote).map(drop),
             sent => sent.map(drop),
         }
+    }
+
+    /// Sends one echo request that may make so many hops, if it is one of ICMP.
+    ///
+    /// # Errors
+    /// As of [`send`](Self::send).
+    pub(crate) fn ask(
+        &self,
+        remote: IpAddr,
+        sequence: u16,
+        hops: u8,
+        payload: &[u8],
+    ) -> io::Result<()> {
+        match echo::send(&self.socket, remote, sequence, hops, payload) {
+            Err(error) if is_late(&error) => {
+                echo::send(&self.socket, remote, sequence, hops, payload)
+            }
+            sent => sent,
+        }
+    }
+
+    /// Receives one reply, if it is one of ICMP; `Ok(None)` for what is none.
+    ///
+    /// # Errors
+    /// As of [`receive`](Self::receive).
+    pub(crate) fn hear(&self, buffer: &mut [u8]) -> io::Result<Option<echo::Reply>> {
+        echo::receive(self.socket.as_fd(), buffer)
     }
 
     /// What is known of a datagram that did not arrive.

@@ -52,6 +52,8 @@ pub(crate) struct Peer {
     /// What it and we can ([`capability`](whimbrel_common::wire::capability)).
     pub(crate) capabilities: u64,
     pub(crate) parcels: Parcels,
+    /// They wait for their turn to be received.
+    pub(crate) parcels_queued: bool,
     /// It has asked to be enrolled, and to be attached.
     pub(crate) enrolling: bool,
     pub(crate) attaching: bool,
@@ -86,6 +88,7 @@ impl Peer {
             greeted: false,
             capabilities: 0,
             parcels: Parcels::default(),
+            parcels_queued: false,
             enrolling: false,
             attaching: false,
             holding: BTreeSet::new(),
@@ -108,7 +111,7 @@ impl Peer {
     /// When something must be done even if nothing arrives.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let admission = self.session.is_none().then(|| self.since + ADMISSION);
-        let work = [self.reports.deadline(), self.paths.poll_timeout(), self.parcels.deadline()];
+        let work = [self.reports.deadline(), self.paths.poll_timeout()];
         work.into_iter().chain([admission]).flatten().min()
     }
 

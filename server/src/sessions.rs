@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use whimbrel_common::identity::{ClientName, PublicKey};
 use whimbrel_common::wire::{SessionId, WireFlow};
 use whimbrel_gateway_core::associations::Associations;
-use whimbrel_gateway_core::limits::Meter;
+use whimbrel_gateway_core::limits::Bandwidth;
 use whimbrel_gateway_core::seen::Seen;
 
 use crate::keep::Place;
@@ -44,7 +44,7 @@ pub(crate) struct Session {
     /// When its client was heard last, while no connection carries it.
     pub(crate) away_since: Option<Instant>,
     /// Its bandwidth to and from destinations.
-    meters: Option<(Meter, Meter)>,
+    bandwidth: Option<(Bandwidth, Bandwidth)>,
 }
 
 impl Session {
@@ -63,23 +63,48 @@ impl Session {
             down_bytes: 0,
             moves: 0,
             away_since: None,
-            meters: None,
+            bandwidth: None,
         }
     }
 
-    /// Bytes it may move to and from destinations at `rate` per second each; zero is no limit.
+    /// Bytes its streams may move to and from destinations at `rate` per second each; zero is no
+    /// limit.
     pub(crate) fn room(&mut self, rate: u64, now: Instant) -> (Room, Room) {
-        let (up, down) = self.meters.get_or_insert_with(|| (Meter::new(now), Meter::new(now)));
+        let (up, down) = self.bandwidth(now);
         (up.room(rate, now), down.room(rate, now))
     }
 
-    /// Bytes were moved to and from destinations.
+    /// The same of its datagrams to destinations.
+    pub(crate) fn datagram_room_up(&mut self, rate: u64, now: Instant) -> Room {
+        self.bandwidth(now).0.datagram_room(rate, now)
+    }
+
+    /// The same of its datagrams from destinations.
+    pub(crate) fn datagram_room_down(&mut self, rate: u64, now: Instant) -> Room {
+        self.bandwidth(now).1.datagram_room(rate, now)
+    }
+
+    fn bandwidth(&mut self, now: Instant) -> &mut (Bandwidth, Bandwidth) {
+        self.bandwidth.get_or_insert_with(|| (Bandwidth::new(now), Bandwidth::new(now)))
+    }
+
+    /// Streams moved bytes to and from destinations.
     pub(crate) fn count(&mut self, up: u64, down: u64) {
         self.up_bytes += up;
         self.down_bytes += down;
-        if let Some(meters) = &mut self.meters {
-            meters.0.count(up);
-            meters.1.count(down);
+        if let Some(bandwidth) = &mut self.bandwidth {
+            bandwidth.0.count(up);
+            bandwidth.1.count(down);
+        }
+    }
+
+    /// Datagrams did.
+    pub(crate) fn count_datagrams(&mut self, up: u64, down: u64) {
+        self.up_bytes += up;
+        self.down_bytes += down;
+        if let Some(bandwidth) = &mut self.bandwidth {
+            bandwidth.0.count_datagrams(up);
+            bandwidth.1.count_datagrams(down);
         }
     }
 

@@ -124,6 +124,15 @@ pub struct Datagrams {
     pub denied: u64,
     /// From strangers whom no client had spoken to.
     pub unasked: u64,
+    /// Whether ICMP echo is carried as well: the machine lets this process ask.
+    #[serde(default)]
+    pub echoes: bool,
+    /// Echo requests sent to destinations.
+    #[serde(default)]
+    pub echo_requests: u64,
+    /// Replies sent to clients.
+    #[serde(default)]
+    pub echo_replies: u64,
 }
 
 impl Datagrams {
@@ -135,6 +144,9 @@ impl Datagrams {
         self.dropped += other.dropped;
         self.denied += other.denied;
         self.unasked += other.unasked;
+        self.echoes |= other.echoes;
+        self.echo_requests += other.echo_requests;
+        self.echo_replies += other.echo_replies;
     }
 }
 

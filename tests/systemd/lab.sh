@@ -112,6 +112,7 @@ install_whimbrel() {
     install -D -m 644 -t "$usr/lib/systemd/system" systemd/*.service systemd/*.socket
     install -D -m 644 systemd/sysusers.conf "$usr/lib/sysusers.d/whimbrel.conf"
     install -D -m 644 systemd/tmpfiles.conf "$usr/lib/tmpfiles.d/whimbrel.conf"
+    install -D -m 644 systemd/sysctl.conf "$usr/lib/sysctl.d/50-whimbrel-gateway.conf"
     install -D -m 644 systemd/polkit.rules "$usr/share/polkit-1/rules.d/whimbrel.rules"
     # It belongs to the machine's polkitd, whose number is another one here.
     chmod 755 "$usr/share/polkit-1/rules.d"

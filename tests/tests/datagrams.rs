@@ -5,8 +5,12 @@ use whimbrel_tests::suite;
 
 #[path = "datagrams/carried.rs"]
 mod carried;
+#[path = "datagrams/echoes.rs"]
+mod echoes;
 #[path = "datagrams/errors.rs"]
 mod errors;
+#[path = "datagrams/flood.rs"]
+mod flood;
 #[path = "datagrams/moved.rs"]
 mod moved;
 #[path = "datagrams/names.rs"]
@@ -17,7 +21,9 @@ mod pair;
 mod stage;
 
 use carried::*;
+use echoes::*;
 use errors::*;
+use flood::*;
 use moved::*;
 use names::*;
 
@@ -30,6 +36,13 @@ suite! {
     what_nobody_listens_to_is_refused,
     what_the_policy_denies_is_told_about_udp_too,
     a_gateway_without_ipv6_says_so_at_once,
+    a_ping_is_answered_by_its_destination_through_the_gateway,
+    what_no_ping_reaches_is_told,
+    pings_go_direct_unless_they_are_wanted_and_the_gateway_can,
+    a_flood_to_the_gateway_leaves_streams_their_share,
+    a_flood_from_the_gateway_leaves_streams_their_share,
+    nothing_goes_around_a_gateway_that_was_never_reached_if_it_must_not,
+    udp_counts_in_the_bandwidth_of_a_client,
     datagrams_go_on_across_a_move,
     datagrams_go_on_across_a_restart_from_the_same_port,
     the_gateways_resolver_answers_inside_the_tun,

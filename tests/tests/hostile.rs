@@ -50,6 +50,7 @@ suite! {
     a_flood_of_first_packets_takes_no_memory_and_keeps_nobody_out,
     a_stranger_gets_four_kilobytes_and_five_seconds,
     a_gateway_that_breaks_every_rule_harms_only_its_own_flows,
+    a_gateway_of_an_older_version_carries_tcp_and_leaves_the_rest_alone,
     replays_from_another_address_neither_steal_nor_kill,
     no_more_than_three_times_goes_to_an_address_that_was_not_validated,
     an_observer_of_both_uplinks_sees_no_common_id,

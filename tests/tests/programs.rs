@@ -16,6 +16,8 @@ mod go;
 mod iperf;
 #[path = "programs/nft.rs"]
 mod nft;
+#[path = "programs/ping.rs"]
+mod ping;
 #[path = "programs/psql.rs"]
 mod psql;
 #[path = "programs/ssh.rs"]
@@ -42,6 +44,8 @@ const TESTS: [Test; 16] = [
     ("curl_downloads_across_moves", curl::download),
     ("curl_uploads_across_moves", curl::upload),
     ("iperf3_runs_both_ways_across_moves", iperf::measure),
+    ("ping_is_answered_through_the_gateway", ping::answer),
+    ("a_wrapped_ping_is_answered_through_the_gateway", ping::answer_wrapped),
     ("a_wrapped_ssh_session_answers_across_moves", ssh::converse_wrapped),
     ("a_wrapped_psql_copies_millions_of_rows_across_moves", psql::copy_wrapped),
     ("a_wrapped_git_clones_100_mb_across_moves", git::clone_wrapped),
@@ -61,7 +65,7 @@ fn main() -> ExitCode {
         // Whoever closed standard error does not want to know.
         drop(writeln!(
             std::io::stderr(),
-            "\nNOT RUN HERE: {} tests of Whimbrel with ssh, scp, psql, git, curl, iperf3, nft, Go and\n\
+            "\nNOT RUN HERE: {} tests of Whimbrel with ssh, scp, psql, git, curl, iperf3, nft, ping, Go and\n\
              Chromium.\n\
              `tests/programs`, as root, runs them; the Debian packages it needs are listed in \
              tests/programs.apt.\n",

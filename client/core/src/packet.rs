@@ -1,7 +1,7 @@
 //! Reading the TCP segments a TUN delivers, and composing the packets that
 //! refuse a connection: RST (RFC 9293 §3.10.7.1) and ICMP destination
 //! unreachable (RFC 792, RFC 1812 §5.2.7.1, RFC 4443 §3.1). [`Datagram`] reads
-//! and writes UDP.
+//! and writes UDP, [`EchoRequest`] and [`EchoEnds`] do so with ICMP echo.
 //!
 //! Everything that reaches the TCP engine has passed [`Segment::parse`]: its
 //! lengths agree with the buffer, its addresses are unicast, its ports are not
@@ -14,6 +14,7 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{TcpPacket, TcpRepr};
 
 mod datagram;
+mod echo;
 mod fragments;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub(crate) use datagram::compose_datagram;
 pub use datagram::{
     Datagram, compose_too_big, compose_undelivered, datagram_length, is_datagram, write_datagram,
 };
+pub use echo::{EchoEnds, EchoError, EchoRequest, is_icmp};
 pub use fragments::Fragments;
 
 /// Bytes of an IPv4 header without options.
@@ -40,6 +42,8 @@ pub(crate) const PROTOCOL_ICMP: u8 = 1;
 pub(crate) const PROTOCOL_TCP: u8 = 6;
 pub(crate) const PROTOCOL_UDP: u8 = 17;
 pub(crate) const PROTOCOL_ICMPV6: u8 = 58;
+/// IPv6's fragment header.
+const NEXT_FRAGMENT: u8 = 44;
 /// Hop limit of the packets composed here, the default of RFC 1700.
 const HOP_LIMIT: u8 = 64;
 
@@ -372,6 +376,16 @@ fn compose_error(
     compose(from, to, protocol, 2, &message)
 }
 
+/// What an IP packet, or the whole of which it is a fragment, carries by its first headers.
+fn protocol(packet: &[u8]) -> Option<u8> {
+    match packet.first()? >> 4 {
+        4 => packet.get(9).copied(),
+        6 if packet.get(6) == Some(&NEXT_FRAGMENT) => packet.get(IPV6_HEADER).copied(),
+        6 => packet.get(6).copied(),
+        _ => None,
+    }
+}
+
 /// An IP packet around `payload`, whose checksum at `checksum_at` is filled in.
 fn compose(
     source: IpAddr,
@@ -558,7 +572,7 @@ fn parse_ipv6(packet: &[u8], protocol: u8) -> Result<Network<'_>, Malformed> {
     }
     match packet[6] {
         next if next == protocol => {}
-        44 => return Err(Malformed::Fragment),
+        NEXT_FRAGMENT => return Err(Malformed::Fragment),
         // Hop-by-hop, routing, ESP, AH, destination options, mobility, HIP, shim6.
         0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 => return Err(Malformed::ExtensionHeader),
         _ => return Err(Malformed::Protocol),

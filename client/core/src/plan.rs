@@ -5,6 +5,7 @@
 //!   address yet, an established or listening one has;
 //! - of UDP, if it is wanted at all, only what is sent from a port the kernel chose: a server
 //!   answers from a port of its own, often without naming an address;
+//! - of ICMP, if it is wanted at all, only echo requests;
 //! - forwarded packets, multicast and whatever the main table routes more specifically than by a
 //!   default route stay as they are;
 //! - a plan is a value: computing it twice gives equal plans, and [`diff`] of equal plans is
@@ -25,8 +26,8 @@
 //! | 5414 | what is new | our table: captured, unless a `throw` route says otherwise |
 //! | 5420 | | nothing: where 5401 and 5410 land, so rules of others still apply |
 //!
-//! Those from 5410 to 5414 are there for TCP, and for UDP where that is captured too; 5401, 5411 and
-//! 5413 where sockets can be marked at all. A pause takes 5412 and 5414 away.
+//! Those from 5410 to 5414 are there for TCP, and for UDP and ICMP echo where those are captured too;
+//! 5401, 5411 and 5413 where sockets can be marked at all. A pause takes 5412 and 5414 away.
 //! In IPv4 "new" is `from 0.0.0.0/32`. IPv6 rules cannot match the unspecified source, which is
 //! why bound sockets are let go by name in 5410.
 
@@ -117,6 +118,8 @@ pub struct CaptureInputs<'a> {
     /// The source ports of UDP to capture: those the kernel chooses (`ip_local_port_range`).
     /// `None` leaves UDP alone.
     pub datagrams: Option<PortRange>,
+    /// ICMP echo requests are captured too.
+    pub echoes: bool,
 }
 
 /// Ports, both ends included.
@@ -202,7 +205,16 @@ pub enum Transport {
     Tcp,
     /// UDP from one of these ports.
     Udp(PortRange),
+    /// ICMP echo requests of the rule's family.
+    Echo,
 }
+
+/// Rules cannot match the type of an ICMP message, but the kernel keeps type and code where the
+/// destination port of other packets is (`union flowi_uli` of `net/flow.h`).
+pub const ECHO_PORT_V4: u16 = 8 << 8;
+
+/// The same for ICMPv6.
+pub const ECHO_PORT_V6: u16 = 128 << 8;
 
 /// What a rule does.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -323,7 +335,8 @@ fn routes(inputs: &CaptureInputs<'_>) -> Vec<Route> {
     };
     let included = inputs.include.iter().map(|range| (range, Target::Device(inputs.tun_index)));
     let excluded = inputs.exclude.iter().map(|range| (range, Target::Throw));
-    let several = several().into_iter().filter(|_| inputs.datagrams.is_some());
+    let beyond_tcp = inputs.datagrams.is_some() || inputs.echoes;
+    let several = several().into_iter().filter(|_| beyond_tcp);
     let several: Vec<Cidr> = several.collect();
     let targets: BTreeMap<Cidr, Target> = included
         .chain(excluded)
@@ -383,7 +396,8 @@ fn family_rules(inputs: &CaptureInputs<'_>, tun: IpAddr, of_host: bool, rules: &
         return;
     }
     let datagrams = inputs.datagrams.map(Transport::Udp);
-    for of in [Some(Transport::Tcp), datagrams].into_iter().filter(Option::is_some) {
+    let echoes = inputs.echoes.then_some(Transport::Echo);
+    for of in [Some(Transport::Tcp), datagrams, echoes].into_iter().filter(Option::is_some) {
         let from = match family {
             Family::V4 => Some(Cidr::host(Ipv4Addr::UNSPECIFIED.into())),
             Family::V6 => {
@@ -449,6 +463,10 @@ impl fmt::Display for Rule {
             Some(Transport::Udp(PortRange { first, last })) => {
                 write!(f, " ipproto udp sport {first}-{last}")?;
             }
+            Some(Transport::Echo) => match self.family {
+                Family::V4 => write!(f, " ipproto icmp dport {ECHO_PORT_V4}")?,
+                Family::V6 => write!(f, " ipproto ipv6-icmp dport {ECHO_PORT_V6}")?,
+            },
         }
         match self.action {
             Action::Lookup(table) => write!(f, " lookup {table}"),

@@ -63,14 +63,14 @@ impl Queries {
         self.open.values_mut().for_each(|open| open.due = open.due.min(now));
     }
 
-    /// The next parcel to send again.
-    pub fn poll(&mut self, now: Instant) -> Option<Bytes> {
+    /// The next parcel to send again, and whose it is.
+    pub fn poll(&mut self, now: Instant) -> Option<(Association, Bytes)> {
         self.open.retain(|_, open| now < open.since + LIFETIME);
-        let open = self.open.values_mut().find(|open| open.due <= now)?;
+        let ((association, _), open) = self.open.iter_mut().find(|(_, open)| open.due <= now)?;
         open.repeats += 1;
         let pause = FIRST * 2_u32.pow(open.repeats.min(REPEATS));
         open.due = if open.repeats < REPEATS { now + pause } else { open.since + LIFETIME };
-        Some(open.parcel.clone())
+        Some((*association, open.parcel.clone()))
     }
 
     /// When [`poll`](Self::poll) has something to do.
@@ -96,7 +96,7 @@ mod tests {
     }
 
     fn repeated(queries: &mut Queries, now: Instant) -> Vec<Bytes> {
-        std::iter::from_fn(|| queries.poll(now)).collect()
+        std::iter::from_fn(|| queries.poll(now)).map(|(_, parcel)| parcel).collect()
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Which program a datagram is for: an [`Association`] for every source endpoint that sends.
+//! Which program a datagram or the reply to an echo is for: an [`Association`] for every source
+//! endpoint that sends.
 //!
 //! Promises:
 //! - one source endpoint of one device has one association while it is in use, whatever it sends
@@ -27,11 +28,31 @@ pub const MOST: usize = 16 * 1024;
 /// every datagram.
 const GRAIN: Duration = Duration::from_secs(1);
 
+/// What is sent from an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// UDP.
+    Udp,
+    /// ICMP echo requests: the endpoint's port is their identifier.
+    Echo,
+}
+
+/// A source endpoint of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// The device it sends through.
+    pub device: DeviceId,
+    /// What it sends.
+    pub protocol: Protocol,
+    /// Where it sends from.
+    pub address: SocketAddr,
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Associations {
     entries: BTreeMap<Association, Entry>,
-    by_source: BTreeMap<(DeviceId, SocketAddr), Association>,
+    by_source: BTreeMap<Source, Association>,
     by_use: BTreeSet<(Instant, Association)>,
     last: Association,
     most: usize,
@@ -40,19 +61,17 @@ pub struct Associations {
 /// One source endpoint of one program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// The device it sends through.
-    pub device: DeviceId,
     /// The endpoint.
-    pub source: SocketAddr,
-    /// Where it sent to last.
+    pub source: Source,
+    /// Where it sent to last; of echoes the port is zero.
     pub destination: SocketAddr,
     /// When it sent first.
     pub since: Instant,
     /// When it sent last, to the second.
     pub used: Instant,
-    /// Datagrams sent.
+    /// Datagrams or requests sent.
     pub sent: u64,
-    /// Datagrams received.
+    /// Datagrams or replies received.
     pub received: u64,
     /// Bytes of payload sent.
     pub sent_bytes: u64,
@@ -84,14 +103,13 @@ impl Associations {
     /// The association of an endpoint that sends so many bytes to `destination`.
     pub fn send(
         &mut self,
-        device: DeviceId,
-        source: SocketAddr,
+        source: Source,
         destination: SocketAddr,
         bytes: usize,
         now: Instant,
     ) -> Association {
-        let known = self.by_source.get(&(device, source)).copied();
-        let association = known.unwrap_or_else(|| self.begin(device, source, destination, now));
+        let known = self.by_source.get(&source).copied();
+        let association = known.unwrap_or_else(|| self.begin(source, destination, now));
         if let Some(entry) = self.entries.get_mut(&association) {
             entry.destination = destination;
             entry.sent += 1;
@@ -105,13 +123,7 @@ impl Associations {
         association
     }
 
-    fn begin(
-        &mut self,
-        device: DeviceId,
-        source: SocketAddr,
-        destination: SocketAddr,
-        now: Instant,
-    ) -> Association {
+    fn begin(&mut self, source: Source, destination: SocketAddr, now: Instant) -> Association {
         if self.entries.len() >= self.most
             && let Some((_, oldest)) = self.by_use.first().copied()
         {
@@ -120,7 +132,6 @@ impl Associations {
         let association = Association(self.last.0 + 1);
         self.last = association;
         let entry = Entry {
-            device,
             source,
             destination,
             since: now,
@@ -131,7 +142,7 @@ impl Associations {
             received_bytes: 0,
         };
         self.entries.insert(association, entry);
-        self.by_source.insert((device, source), association);
+        self.by_source.insert(source, association);
         self.by_use.insert((now, association));
         association
     }
@@ -170,7 +181,7 @@ impl Associations {
         let gone: Vec<Association> = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.device == device)
+            .filter(|(_, entry)| entry.source.device == device)
             .map(|(association, _)| *association)
             .collect();
         gone.into_iter().for_each(|association| self.remove(association));
@@ -210,7 +221,7 @@ impl Associations {
 
     fn remove(&mut self, association: Association) {
         if let Some(entry) = self.entries.remove(&association) {
-            self.by_source.remove(&(entry.device, entry.source));
+            self.by_source.remove(&entry.source);
             self.by_use.remove(&(entry.used, association));
         }
     }

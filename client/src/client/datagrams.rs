@@ -12,11 +12,11 @@ use bytes::Bytes;
 use tracing::{debug, warn};
 use whimbrel_carrier::{Connection, Parcels, Stream};
 use whimbrel_client_core::engine::{DeviceId, PacketSink};
-use whimbrel_client_core::packet::{self, Datagram, Fragments, Unreachable};
+use whimbrel_client_core::packet::{self, Datagram, EchoEnds, Fragments, Unreachable};
 use whimbrel_client_core::queries::Queries;
-use whimbrel_client_core::udp::Associations;
-use whimbrel_common::config::CaptureMode;
-use whimbrel_common::wire::{self, Parcel, RESOLVER, Undelivered, capability};
+use whimbrel_client_core::udp::{Associations, Protocol, Source};
+use whimbrel_common::config::{CaptureMode, Offline};
+use whimbrel_common::wire::{self, Association, Parcel, RESOLVER, Undelivered, capability};
 
 use super::Client;
 use crate::devices::HOST;
@@ -33,36 +33,44 @@ const RENEWED: Duration = Duration::from_secs(300);
 /// Ports renewed at once at most: as many as a gateway gives to a session.
 const MOST_RENEWED: usize = 1024;
 
+/// What both ends must be able to do for ICMP echo.
+pub(super) const ECHOES: u64 = capability::PARCELS | capability::ECHOES;
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Datagrams {
-    wanted: bool,
+    pub(super) wanted: bool,
     /// Some gateway was attached since the start; whether it could carry them.
     supported: Option<bool>,
+    /// The same for ICMP echo.
+    pub(super) echoes_supported: Option<bool>,
     /// Whether the gateway attached last answers queries.
     resolver: bool,
-    associations: Associations,
+    pub(super) associations: Associations,
     queries: Queries,
-    fragments: Fragments,
-    parcels: Parcels,
+    pub(super) fragments: Fragments,
+    pub(super) parcels: Parcels,
     /// There may be parcels to read.
     arrived: bool,
     /// Packets for the host.
-    replies: VecDeque<Reply>,
-    counts: Counts,
+    pub(super) replies: VecDeque<Reply>,
+    pub(super) counts: Counts,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Counts {
+pub(super) struct Counts {
     sent: u64,
     received: u64,
-    dropped: u64,
-    malformed: u64,
+    pub(super) dropped: u64,
+    pub(super) malformed: u64,
+    pub(super) requests: u64,
+    pub(super) replies: u64,
 }
 
 #[derive(Debug)]
-enum Reply {
+pub(super) enum Reply {
     Datagram { device: DeviceId, from: SocketAddr, to: SocketAddr, payload: Bytes },
+    Echo { device: DeviceId, ends: EchoEnds, hops: u8, payload: Bytes },
     Error { device: DeviceId, packet: Vec<u8> },
 }
 
@@ -71,6 +79,7 @@ impl Datagrams {
         Self {
             wanted: false,
             supported: None,
+            echoes_supported: None,
             resolver: false,
             associations: Associations::new(seed),
             queries: Queries::default(),
@@ -95,9 +104,7 @@ impl Datagrams {
 
     /// When something is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let deadlines =
-            [self.parcels.deadline(), self.associations.deadline(), self.queries.deadline()];
-        deadlines.into_iter().flatten().min()
+        [self.associations.deadline(), self.queries.deadline()].into_iter().flatten().min()
     }
 
     /// Every endpoint, as a row of the flows.
@@ -105,8 +112,11 @@ impl Datagrams {
         let state = if parked { "held" } else { "open" };
         self.associations.iter().map(move |(association, entry)| FlowReport {
             id: association.0,
-            protocol: Transport::Udp,
-            source: entry.source,
+            protocol: match entry.source.protocol {
+                Protocol::Udp => Transport::Udp,
+                Protocol::Echo => Transport::Icmp,
+            },
+            source: entry.source.address,
             destination: entry.destination,
             state: state.to_owned(),
             tx_bytes: entry.sent_bytes,
@@ -131,6 +141,13 @@ impl Datagrams {
     }
 }
 
+/// Which size of packet its sender is told to keep to, when one of `length` bytes makes a parcel
+/// that is larger than the carrier's largest packet by `excess` bytes.
+pub(super) fn fitting(length: usize, excess: usize) -> Option<u16> {
+    let fits = length.saturating_sub(excess).max(CARRIED_ANYWHERE);
+    (excess > 0 && length > fits).then(|| u16::try_from(fits).unwrap_or(u16::MAX))
+}
+
 impl Client {
     /// Which protocols are carried from now on.
     pub fn carry(&mut self, mode: CaptureMode) {
@@ -140,10 +157,16 @@ impl Client {
         };
     }
 
-    /// Whether UDP of the host should come here: once a gateway was reached that carries it.
+    /// Whether UDP of the host should come here: once a gateway was reached that carries it, and
+    /// before that if nothing may go around the gateway.
     #[must_use]
     pub fn captures_datagrams(&self) -> bool {
-        self.datagrams.wanted && self.datagrams.supported == Some(true)
+        self.captures(self.datagrams.supported)
+    }
+
+    /// What is captured beyond TCP, by whether the gateway is known to carry it.
+    pub(super) fn captures(&self, supported: Option<bool>) -> bool {
+        self.datagrams.wanted && supported.unwrap_or(self.offline == Offline::Block)
     }
 
     fn carries_parcels(&self) -> bool {
@@ -153,7 +176,7 @@ impl Client {
     /// What becomes of UDP.
     #[must_use]
     pub fn datagram_report(&self) -> DatagramReport {
-        let state = match (self.datagrams.wanted, self.datagrams.supported) {
+        let state = |supported| match (self.datagrams.wanted, supported) {
             (false, _) => DatagramState::Off,
             (true, None) => DatagramState::Waiting,
             (true, Some(true)) => DatagramState::Carried,
@@ -161,11 +184,18 @@ impl Client {
         };
         let (counts, parcels) = (self.datagrams.counts, self.datagrams.parcels.counts());
         DatagramReport {
-            state,
+            state: state(self.datagrams.supported),
             open: self.datagrams.associations.len() as u64,
             sent: counts.sent,
             received: counts.received,
-            dropped: counts.dropped + counts.malformed + parcels.dropped + parcels.malformed,
+            dropped: counts.dropped
+                + counts.malformed
+                + parcels.dropped
+                + parcels.malformed
+                + self.tunnel.endpoint.dropped_datagrams(),
+            echoes: state(self.datagrams.echoes_supported),
+            echo_requests: counts.requests,
+            echo_replies: counts.replies,
         }
     }
 
@@ -217,21 +247,19 @@ impl Client {
         let destination = datagram.destination();
         let query = device == HOST && destination == self.nameserver;
         let remote = if query { RESOLVER } else { destination };
-        let parcel = self.datagrams.encode(device, datagram, remote, query, now);
+        let (association, parcel) = self.datagrams.encode(device, datagram, remote, query, now);
         let Datagrams { parcels, counts, replies, .. } = &mut self.datagrams;
         let endpoint = &mut self.tunnel.endpoint;
-        let room = endpoint.best_datagram_room(connection);
-        let excess = parcel.len().saturating_sub(room);
-        let packet_length = datagram.packet_length();
-        if excess > 0 && datagram.must_stay_whole() && packet_length > CARRIED_ANYWHERE {
-            let fits = packet_length.saturating_sub(excess).max(CARRIED_ANYWHERE);
-            let fits = u16::try_from(fits).unwrap_or(u16::MAX);
+        let excess = parcel.len().saturating_sub(endpoint.best_datagram_room(connection));
+        if let Some(fits) = fitting(datagram.packet_length(), excess)
+            && datagram.must_stay_whole()
+        {
             replies.push_back(Reply::Error { device, packet: datagram.too_big(fits) });
             counts.dropped += 1;
             return;
         }
         counts.sent += 1;
-        parcels.send(endpoint, connection, parcel, now);
+        parcels.send(endpoint, connection, association, parcel, now);
         self.tunnel.activity(now);
     }
 
@@ -240,6 +268,7 @@ impl Client {
         self.datagrams.detach();
         let supported = self.tunnel.can(capability::PARCELS);
         let before = self.datagrams.supported.replace(supported);
+        self.datagrams.echoes_supported = Some(self.tunnel.can(ECHOES));
         self.datagrams.resolver = self.has_resolver();
         if self.datagrams.wanted && !supported && before != Some(false) {
             warn!("The gateway is of an older version and carries no UDP, which goes direct");
@@ -270,12 +299,14 @@ impl Client {
         let Some(connection) = self.tunnel.connection().filter(|_| usable) else { return };
         let since = now.checked_sub(RENEWED).unwrap_or(now);
         let Datagrams { associations, parcels, .. } = &mut self.datagrams;
-        for (association, entry) in associations.used_since(since).rev().take(MOST_RENEWED) {
-            let query = entry.device == HOST && entry.destination == self.nameserver;
+        let used = associations.used_since(since).rev();
+        let used = used.filter(|(_, entry)| entry.source.protocol == Protocol::Udp);
+        for (association, entry) in used.take(MOST_RENEWED) {
+            let query = entry.source.device == HOST && entry.destination == self.nameserver;
             let remote = if query { RESOLVER } else { entry.destination };
             let parcel = Parcel::Renew { association, remote };
             let parcel = wire::encode_parcel(&parcel);
-            parcels.send(&mut self.tunnel.endpoint, connection, parcel, now);
+            parcels.send(&mut self.tunnel.endpoint, connection, association, parcel, now);
         }
     }
 
@@ -300,11 +331,10 @@ impl Client {
         {
             let parcels = &mut self.datagrams.parcels;
             parcels.write(&mut self.tunnel.endpoint, connection);
-            parcels.flush(&mut self.tunnel.endpoint, connection, now);
-            while let Some(parcel) = self.datagrams.queries.poll(now) {
+            while let Some((association, parcel)) = self.datagrams.queries.poll(now) {
                 debug!("A question without an answer is asked again");
                 let parcels = &mut self.datagrams.parcels;
-                parcels.send(&mut self.tunnel.endpoint, connection, parcel, now);
+                parcels.send(&mut self.tunnel.endpoint, connection, association, parcel, now);
             }
             self.receive_parcels(connection, now);
         }
@@ -342,15 +372,15 @@ impl Datagrams {
         remote: SocketAddr,
         query: bool,
         now: Instant,
-    ) -> Bytes {
-        let (source, destination) = (datagram.source(), datagram.destination());
-        let payload = datagram.payload();
-        let association = self.associations.send(device, source, destination, payload.len(), now);
+    ) -> (Association, Bytes) {
+        let (payload, destination) = (datagram.payload(), datagram.destination());
+        let source = Source { device, protocol: Protocol::Udp, address: datagram.source() };
+        let association = self.associations.send(source, destination, payload.len(), now);
         let parcel = wire::encode_datagram(association, remote, payload);
         if query {
             self.queries.ask(association, payload, parcel.clone(), now);
         }
-        parcel
+        (association, parcel)
     }
 
     /// Whether it was for somebody here.
@@ -366,32 +396,34 @@ impl Datagrams {
                     self.counts.dropped += 1;
                     return false;
                 };
-                if entry.source.is_ipv4() != remote.is_ipv4() {
+                let Source { device, protocol, address: to } = entry.source;
+                if protocol != Protocol::Udp || to.is_ipv4() != remote.is_ipv4() {
                     self.counts.malformed += 1;
                     return false;
                 }
                 self.counts.received += 1;
-                let (device, to) = (entry.device, entry.source);
                 self.replies.push_back(Reply::Datagram { device, from: remote, to, payload });
                 true
             }
             Parcel::Unreachable { association, remote, reason } => {
                 let remote = from(remote);
-                let entry = self.associations.find(association);
-                let Some(entry) = entry.filter(|entry| entry.source.is_ipv4() == remote.is_ipv4())
-                else {
+                let Some(entry) = self.associations.find(association) else { return false };
+                let Source { device, protocol, address } = entry.source;
+                if protocol != Protocol::Udp || address.is_ipv4() != remote.is_ipv4() {
                     return false;
-                };
+                }
                 let reason = match reason {
                     Undelivered::Network => Unreachable::NetworkUnknown,
-                    Undelivered::Host => Unreachable::Host,
+                    Undelivered::Host | Undelivered::Expired => Unreachable::Host,
                     Undelivered::Port => Unreachable::Port,
                     Undelivered::Denied => Unreachable::Prohibited,
                 };
-                let packet = packet::compose_undelivered(entry.source, remote, reason);
-                self.replies.push_back(Reply::Error { device: entry.device, packet });
+                let packet = packet::compose_undelivered(address, remote, reason);
+                self.replies.push_back(Reply::Error { device, packet });
                 true
             }
+            Parcel::Echo { echo, hops, payload } => self.deliver_reply(echo, hops, payload),
+            Parcel::EchoFailed { echo, by, reason } => self.deliver_failure(echo, by, reason),
             // Only a client says it.
             Parcel::Renew { .. } => false,
         }
@@ -405,6 +437,12 @@ impl Reply {
                 let Some(length) = packet::datagram_length(to, payload.len()) else { return };
                 sink.send(device, length, None, &mut |packet| {
                     packet::write_datagram(from, to, &payload, packet);
+                });
+            }
+            Self::Echo { device, ends, hops, payload } => {
+                let Some(length) = ends.reply_length(payload.len()) else { return };
+                sink.send(device, length, None, &mut |packet| {
+                    ends.write_reply(hops, &payload, packet);
                 });
             }
             Self::Error { device, packet } => {

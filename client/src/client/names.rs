@@ -118,7 +118,9 @@ impl Names {
 impl Client {
     /// A packet came from a TUN.
     pub fn handle_packet(&mut self, device: DeviceId, packet: &[u8], now: Instant) {
-        if !packet::is_datagram(packet) {
+        if packet::is_icmp(packet) {
+            self.take_icmp(device, packet, now);
+        } else if !packet::is_datagram(packet) {
             self.engine.handle_packet(device, packet, now);
         } else if device == HOST || !self.names.take(&mut self.engine, device, packet, now) {
             self.take_datagram(device, packet, now);

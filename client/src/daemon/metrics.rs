@@ -10,7 +10,7 @@ use whimbrel_host::metrics::process;
 
 use super::Daemon;
 use crate::ferry::End;
-use crate::report::{CaptureState, EventKind, SessionState};
+use crate::report::{CaptureState, DatagramReport, EventKind, SessionState};
 use crate::tunnel::LinkView;
 
 /// All figures, as Prometheus reads them.
@@ -21,6 +21,7 @@ pub(super) fn write(daemon: &mut Daemon) -> String {
     write_session(daemon, &mut text);
     write_moves(daemon, &mut text);
     write_flows(daemon, &mut text);
+    write_datagrams(&daemon.client.datagram_report(), &mut text);
     write_drops(&daemon.client.engine_stats().dropped, &mut text);
     let links = daemon.client.tunnel.links();
     write_paths(&links, &mut text);
@@ -80,6 +81,19 @@ fn write_flows(daemon: &Daemon, text: &mut Exposition) {
     text.counter("replayed_bytes_total", help, bytes.replayed);
     let help = "Bytes kept until the gateway has taken them.";
     text.gauge("held_bytes", help, client.held_bytes() as f64);
+}
+
+fn write_datagrams(datagrams: &DatagramReport, text: &mut Exposition) {
+    let help = "Sockets of programs with a port at the gateway, or lately with one.";
+    text.gauge("udp_endpoints", help, datagrams.open as f64);
+    let help = "Datagrams of UDP from (transmit) and to (receive) programs.";
+    let ways = [("transmit", datagrams.sent), ("receive", datagrams.received)];
+    text.counters("udp_datagrams_total", help, "direction", &ways);
+    let help = "Datagrams of UDP and echoes that were lost here.";
+    text.counter("udp_datagrams_dropped_total", help, datagrams.dropped);
+    let help = "ICMP echo requests of programs that were sent, and replies to them.";
+    let kinds = [("request", datagrams.echo_requests), ("reply", datagrams.echo_replies)];
+    text.counters("echoes_total", help, "kind", &kinds);
 }
 
 fn write_drops(drops: &Drops, text: &mut Exposition) {

@@ -33,6 +33,7 @@ impl Daemon {
             table: TABLE,
             paused,
             datagrams: self.client.captures_datagrams().then_some(self.ephemeral),
+            echoes: self.client.captures_echoes(),
         });
         capture.follow(plan);
     }

@@ -158,6 +158,7 @@ fn plan_for(tun: &Tun, paused: bool, datagrams: Option<PortRange>, commands: boo
         commands,
         table: TABLE,
         paused,
+        echoes: datagrams.is_some(),
         datagrams,
     })
 }

@@ -14,8 +14,8 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use rtnetlink::packet_route::{AddressFamily, IpProtocol};
 use whimbrel_client_core::plan::{
-    Action, COMMANDS_TABLE, Family, PRIORITIES, PROTOCOL, PortRange, Route, Rule, TABLE, Target,
-    Transport,
+    Action, COMMANDS_TABLE, ECHO_PORT_V4, ECHO_PORT_V6, Family, PRIORITIES, PROTOCOL, PortRange,
+    Route, Rule, TABLE, Target, Transport,
 };
 use whimbrel_common::cidr::Cidr;
 
@@ -60,6 +60,12 @@ pub(super) fn rule_message(rule: &Rule) -> RuleMessage {
             let ports = RulePortRange { start: first, end: last };
             attributes.push(RuleAttribute::SourcePortRange(ports));
         }
+        Some(Transport::Echo) => {
+            let (protocol, port) = echo(rule.family);
+            attributes.push(RuleAttribute::IpProtocol(protocol));
+            let ports = RulePortRange { start: port, end: port };
+            attributes.push(RuleAttribute::DestinationPortRange(ports));
+        }
     }
     message.header.action = match rule.action {
         Action::Lookup(table) => {
@@ -86,6 +92,14 @@ pub(crate) fn is_our_rule(message: &RuleMessage) -> bool {
     RuleFields::of(message).are_ours()
 }
 
+/// What stands for ICMP echo requests in a rule.
+fn echo(family: Family) -> (IpProtocol, u16) {
+    match family {
+        Family::V4 => (IpProtocol::Icmp, ECHO_PORT_V4),
+        Family::V6 => (IpProtocol::Other(libc::IPPROTO_ICMPV6), ECHO_PORT_V6),
+    }
+}
+
 pub(super) fn our_rule(family: Family, message: &RuleMessage) -> Ours<Rule> {
     let fields = RuleFields::of(message);
     if message.header.family != address_family(family) || !fields.are_ours() {
@@ -105,6 +119,7 @@ struct RuleFields {
     local: bool,
     protocol_of: Option<IpProtocol>,
     ports: Option<PortRange>,
+    destination_ports: Option<PortRange>,
     goto: Option<u32>,
     suppress: Option<u32>,
     unknown: bool,
@@ -126,14 +141,16 @@ impl RuleFields {
                 RuleAttribute::SourcePortRange(RulePortRange { start, end }) => {
                     fields.ports = Some(PortRange { first: *start, last: *end });
                 }
+                RuleAttribute::DestinationPortRange(RulePortRange { start, end }) => {
+                    fields.destination_ports = Some(PortRange { first: *start, last: *end });
+                }
                 RuleAttribute::Goto(priority) => fields.goto = Some(*priority),
                 // The kernel reports "suppress nothing" as -1.
                 RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
                 RuleAttribute::SuppressPrefixLen(prefix) => fields.suppress = Some(*prefix),
                 RuleAttribute::Destination(_)
                 | RuleAttribute::Oifname(_)
-                | RuleAttribute::UidRange(_)
-                | RuleAttribute::DestinationPortRange(_) => fields.unknown = true,
+                | RuleAttribute::UidRange(_) => fields.unknown = true,
                 _ => {}
             }
         }
@@ -160,10 +177,15 @@ impl RuleFields {
             Some(source) => Some(Cidr::new(source, message.header.src_len).ok()?),
             None => None,
         };
-        let of = match (self.protocol_of, self.ports) {
-            (None, None) => None,
-            (Some(IpProtocol::Tcp), None) => Some(Transport::Tcp),
-            (Some(IpProtocol::Udp), Some(ports)) => Some(Transport::Udp(ports)),
+        let (of_echo, port) = echo(family);
+        let to_echo = PortRange { first: port, last: port };
+        let of = match (self.protocol_of, self.ports, self.destination_ports) {
+            (None, None, None) => None,
+            (Some(IpProtocol::Tcp), None, None) => Some(Transport::Tcp),
+            (Some(IpProtocol::Udp), Some(ports), None) => Some(Transport::Udp(ports)),
+            (Some(protocol), None, Some(ports)) if protocol == of_echo && ports == to_echo => {
+                Some(Transport::Echo)
+            }
             _ => return None,
         };
         let Self { priority, mark, .. } = *self;

@@ -39,7 +39,8 @@ const COVERED: [&str; 6] = [
 /// Where systemd-resolved has its socket, and its copies of `resolv.conf`.
 const RESOLVED: &str = "/run/systemd/resolve";
 
-/// Programs that cannot do inside what they are for, and the reason: what is not carried.
+/// Programs that cannot do inside what they are for where nothing but TCP and names is carried, and
+/// the reason.
 const UNCARRIED: [(&str, &str); 2] = [
     ("ping", "only TCP and names are carried, ICMP is not; run it outside"),
     ("traceroute", "only TCP and names are carried, ICMP and UDP are not; run it outside"),
@@ -53,9 +54,9 @@ const ALONE: [(&str, &str); 4] = [
     ("pkexec", "no other user exists in here; run it outside"),
 ];
 
-/// Covers what would look names up outside. Returns the pulse: it becomes readable with the end of
-/// this mount namespace.
-pub(super) fn confine(entered: Entered) -> anyhow::Result<OwnedFd> {
+/// Covers what would look names up outside, and what is futile where not `all` is carried. Returns
+/// the pulse: it becomes readable with the end of this mount namespace.
+pub(super) fn confine(entered: Entered, all: bool) -> anyhow::Result<OwnedFd> {
     let resolv = fs::canonicalize("/etc/resolv.conf").ok();
     let resolv_text = resolv.as_deref().and_then(|path| fs::read_to_string(path).ok());
     let resolv_text = with_server(&resolv_text.unwrap_or_default(), NAMESERVER);
@@ -87,7 +88,7 @@ pub(super) fn confine(entered: Entered) -> anyhow::Result<OwnedFd> {
     if covered == 0 {
         bail!("this machine has neither /etc/resolv.conf nor /etc/nsswitch.conf");
     }
-    explain_futile(&workshop, entered)?;
+    explain_futile(&workshop, entered, all)?;
     Ok(pulse)
 }
 
@@ -148,11 +149,11 @@ fn cover(place: &Path, with: &Path) -> anyhow::Result<()> {
 }
 
 /// Lets programs that need what is not there say so, rather than fail in their own words, or in none.
-fn explain_futile(workshop: &Workshop, entered: Entered) -> anyhow::Result<()> {
+fn explain_futile(workshop: &Workshop, entered: Entered, all: bool) -> anyhow::Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let shell = fs::canonicalize("/bin/sh").ok();
-    for (name, reason) in futile(entered) {
+    for (name, reason) in futile(entered, all) {
         let found = folders.iter().map(|folder| folder.join(name)).find(|file| file.is_file());
         let Some(found) = found.and_then(|file| fs::canonicalize(file).ok()) else { continue };
         if !is_itself(&found, name) || Some(&found) == shell.as_ref() {
@@ -168,12 +169,12 @@ fn explain_futile(workshop: &Workshop, entered: Entered) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn futile(entered: Entered) -> impl Iterator<Item = (&'static str, &'static str)> {
+fn futile(entered: Entered, all: bool) -> impl Iterator<Item = (&'static str, &'static str)> {
     let alone: &[_] = match entered {
         Entered::Alone => &ALONE,
         Entered::Privileged => &[],
     };
-    UNCARRIED.iter().chain(alone).copied()
+    UNCARRIED.iter().filter(move |_| !all).chain(alone).copied()
 }
 
 /// Whether the file that a program's name leads to is that program and no other, as `ping4` or
@@ -218,9 +219,11 @@ mod tests {
 
     #[test]
     fn root_keeps_what_needs_other_users_and_hears_what_is_not_carried() {
-        let names = |entered| futile(entered).map(|(name, _)| name).collect::<Vec<_>>();
-        assert_eq!(names(Entered::Privileged), ["ping", "traceroute"]);
+        let names = |entered, all| futile(entered, all).map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(Entered::Privileged, false), ["ping", "traceroute"]);
+        assert_eq!(names(Entered::Privileged, true), [""; 0]);
         let alone = ["ping", "traceroute", "sudo", "su", "doas", "pkexec"];
-        assert_eq!(names(Entered::Alone), alone);
+        assert_eq!(names(Entered::Alone, false), alone);
+        assert_eq!(names(Entered::Alone, true), alone[2..]);
     }
 }

@@ -84,7 +84,6 @@ impl Tunnel {
             | Event::PathOpened(_)
             | Event::PathClosed(_)
             | Event::Datagrams
-            | Event::DatagramsUnblocked
             | Event::PathStatus { .. } => {}
         }
     }

@@ -4,24 +4,27 @@
 //! [`Endpoint::poll_transmit`] and what happened from [`Endpoint::poll_event`], and calls
 //! [`Endpoint::handle_timeout`] when [`Endpoint::poll_timeout`] says so. Connections come, are
 //! driven, and go here; what is done with their paths and streams stands in `path` and `stream`, with
-//! what need not arrive in `datagram`, and how the engine's events are told in `event`.
+//! what need not arrive in `datagram` and `outbox`, and how the engine's events are told in `event`.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use noq_proto::{ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, FourTuple, VarInt};
 use tracing::debug;
 
+use outbox::Outbox;
 use rebinding::Addresses;
 
 use crate::transport::{self, Identity, IdentityError, Role, Tuning};
 
 mod datagram;
 mod event;
+mod outbox;
 mod path;
 mod rebinding;
 mod stream;
@@ -93,6 +96,8 @@ pub struct Endpoint {
     past: Totals,
     /// Handshakes that had to prove their address first.
     retries: u64,
+    /// The engine has asked whether a path's window has room: it has something to send.
+    asked: Arc<AtomicBool>,
     /// Handshakes that were not answered, for want of room.
     ignored: u64,
 }
@@ -106,6 +111,8 @@ pub struct Totals {
     pub rx_bytes: u64,
     /// Deemed lost, and sent again where they still mattered.
     pub lost_bytes: u64,
+    /// Datagrams that were dropped before they were sent: there was no room for too long.
+    pub dropped_datagrams: u64,
 }
 
 struct Slot {
@@ -119,6 +126,12 @@ struct Slot {
     stranger: Option<IpAddr>,
     lost: bool,
     addresses: Addresses,
+    /// Datagrams that wait.
+    outbox: Outbox,
+    /// Since when the engine has datagrams and sends none of them.
+    stuck_since: Option<Instant>,
+    /// Datagrams that a path with smaller packets has overtaken.
+    datagrams_outgrown: u64,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -147,7 +160,9 @@ impl Endpoint {
     /// # Errors
     /// [`IdentityError`] when the key cannot be used.
     pub fn new(identity: &Identity, tuning: &Tuning) -> Result<Self, IdentityError> {
-        let transport = Arc::new(transport::transport(tuning, &identity.role));
+        let asked = Arc::default();
+        let transport = transport::transport(tuning, &identity.role, Arc::clone(&asked));
+        let transport = Arc::new(transport);
         let config = Arc::new(transport::endpoint_config(identity, tuning));
         let (client, server) = match identity.role {
             Role::Client { gateway } => {
@@ -172,6 +187,7 @@ impl Endpoint {
             drained: Vec::new(),
             past: Totals::default(),
             retries: 0,
+            asked,
             ignored: 0,
         })
     }
@@ -306,6 +322,9 @@ impl Endpoint {
             stranger: None,
             lost: false,
             addresses: Addresses::default(),
+            outbox: Outbox::default(),
+            stuck_since: None,
+            datagrams_outgrown: 0,
         });
         self.touch(handle.0);
         Connection(handle.0)
@@ -372,12 +391,12 @@ impl Endpoint {
         }
         while let Some(index) = self.dirty.front().copied() {
             self.pump(index);
-            let segments = self.segments;
+            let (segments, asked) = (self.segments, &self.asked);
             let transmit = self
                 .slots
                 .get_mut(index)
                 .and_then(Option::as_mut)
-                .and_then(|slot| slot.connection.poll_transmit(now, segments, buffer));
+                .and_then(|slot| slot.poll_transmit(now, segments, asked, buffer));
             if let Some(transmit) = transmit {
                 // One send call per turn keeps connections fair to each other.
                 self.dirty.rotate_left(1);
@@ -404,7 +423,7 @@ impl Endpoint {
         }
         let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) else { return };
         slot.dirty = false;
-        let due = slot.connection.poll_timeout();
+        let due = [slot.connection.poll_timeout(), slot.stuck_until()].into_iter().flatten().min();
         if due != slot.timer {
             if let Some(old) = slot.timer.take() {
                 self.timers.remove(&(old, index));
@@ -458,6 +477,12 @@ impl Endpoint {
         totals
     }
 
+    /// What [`totals`](Self::totals) says of datagrams that were dropped.
+    pub fn dropped_datagrams(&self) -> u64 {
+        let living = self.slots.iter().flatten().map(Slot::datagrams_dropped);
+        self.past.dropped_datagrams + living.sum::<u64>()
+    }
+
     /// Handshakes that had to prove their address first, see [`Tuning::half_open`].
     pub fn retries(&self) -> u64 {
         self.retries
@@ -485,7 +510,49 @@ impl Slot {
             tx_bytes: stats.udp_tx.bytes,
             rx_bytes: stats.udp_rx.bytes,
             lost_bytes: stats.lost_bytes,
+            dropped_datagrams: self.datagrams_dropped(),
         }
+    }
+
+    /// What the engine sends next. Datagrams that wait take turns with the streams: where it is the
+    /// streams' turn, the engine has no datagrams, and whether it asks for room tells if there is
+    /// anything else to send.
+    fn poll_transmit(
+        &mut self,
+        now: Instant,
+        segments: NonZeroUsize,
+        asked: &AtomicBool,
+        buffer: &mut Vec<u8>,
+    ) -> Option<noq_proto::Transmit> {
+        if self.outbox.is_empty() && self.stuck_since.is_none() {
+            return self.poll_engine(now, segments, buffer);
+        }
+        loop {
+            let held = self.outbox.is_held() && self.datagrams_handed() == 0;
+            self.hand_on(now);
+            asked.store(false, Ordering::Relaxed);
+            if let Some(transmit) = self.poll_engine(now, segments, buffer) {
+                return Some(transmit);
+            }
+            if !held || asked.load(Ordering::Relaxed) {
+                self.outbox.note_blocked();
+                return None;
+            }
+            self.outbox.note_idle_streams();
+        }
+    }
+
+    fn poll_engine(
+        &mut self,
+        now: Instant,
+        segments: NonZeroUsize,
+        buffer: &mut Vec<u8>,
+    ) -> Option<noq_proto::Transmit> {
+        let before = self.datagrams_handed();
+        let transmit = self.connection.poll_transmit(now, segments, buffer);
+        let left = before.saturating_sub(self.datagrams_handed());
+        self.note_sent(left, transmit.as_ref().map_or(0, |transmit| transmit.size), now);
+        transmit
     }
 }
 
@@ -494,6 +561,7 @@ impl std::ops::AddAssign for Totals {
         self.tx_bytes += other.tx_bytes;
         self.rx_bytes += other.rx_bytes;
         self.lost_bytes += other.lost_bytes;
+        self.dropped_datagrams += other.dropped_datagrams;
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Progress {
 pub(crate) struct ObservedFactory {
     pub(crate) inner: Arc<dyn ControllerFactory + Send + Sync>,
     pub(crate) initial_rtt: Duration,
+    /// Set when the engine asks whether there is room; shared by all paths.
+    pub(crate) asked: Arc<AtomicBool>,
 }
 
 impl ControllerFactory for ObservedFactory {
@@ -66,6 +68,7 @@ impl ControllerFactory for ObservedFactory {
             in_flight: 0,
             allowance: Arc::default(),
             held: Arc::default(),
+            asked: Arc::clone(&self.asked),
         })
     }
 }
@@ -93,6 +96,8 @@ pub(crate) struct Observed {
     allowance: Arc<AtomicU64>,
     /// Nothing may be sent; shared with copies of this controller.
     held: Arc<AtomicBool>,
+    /// The engine asks whether there is room; shared by all paths of an endpoint.
+    asked: Arc<AtomicBool>,
 }
 
 impl Observed {
@@ -251,6 +256,7 @@ impl Controller for Observed {
     }
 
     fn window(&self) -> u64 {
+        self.asked.store(true, Ordering::Relaxed);
         if self.held.load(Ordering::Relaxed) {
             return 0;
         }
@@ -280,6 +286,7 @@ impl Controller for Observed {
             in_flight: self.in_flight,
             allowance: Arc::clone(&self.allowance),
             held: Arc::clone(&self.held),
+            asked: Arc::clone(&self.asked),
         })
     }
 

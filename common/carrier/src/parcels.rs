@@ -1,37 +1,22 @@
 //! What need not arrive: parcels of a connection.
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use whimbrel_common::wire::{self, FlowHeader, Parcel, WireError};
+use whimbrel_common::wire::{self, Association, FlowHeader, Parcel, WireError};
 
 use crate::endpoint::{Connection, Endpoint, NotSent, Read, Stream, StreamEnd};
 
-/// Bytes that wait for room at most, in datagrams and on the stream each: 200 ms at 10 Mbit/s.
+/// Bytes that wait for room on the stream at most: 200 ms at 10 Mbit/s.
 const WAITING: usize = 256 * 1024;
-
-/// What has waited so long is dropped: by then whoever asked asks again.
-const LIFETIME: Duration = Duration::from_secs(1);
-
-/// Without any room for so long, something does not fit the path that carries.
-const STUCK: Duration = Duration::from_millis(500);
 
 /// Read from the stream in one call, in bytes.
 const PIECE: usize = 64 * 1024;
 
 /// Parcels on their way and arrived: each in a datagram, or on the parcel stream where it is too
 /// large for one.
-///
-/// What waits for room is bounded and ages: a datagram that comes too late is worse than none. The
-/// engine sends its datagrams in their order; one that was queued for a path with large packets and
-/// does not fit the next path would hold up all others, so after half a second without any room
-/// they push it out.
 #[derive(Debug, Default)]
 pub struct Parcels {
-    waiting: VecDeque<(Instant, Bytes)>,
-    waiting_bytes: usize,
-    blocked_since: Option<Instant>,
     stream: Option<Stream>,
     output: BytesMut,
     input: BytesMut,
@@ -41,13 +26,14 @@ pub struct Parcels {
 /// What became of parcels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ParcelCounts {
-    /// Sent in datagrams.
+    /// Sent in datagrams, unless they were dropped on the way out
+    /// ([`Totals::dropped_datagrams`](crate::Totals::dropped_datagrams)).
     pub sent: u64,
     /// Sent on the stream, because they were too large.
     pub streamed: u64,
     /// Received.
     pub received: u64,
-    /// Not sent: there was no room for too long, or no way at all.
+    /// Not sent: there was no room on the stream, or no way at all.
     pub dropped: u64,
     /// Received, and no parcels.
     pub malformed: u64,
@@ -83,24 +69,20 @@ impl Parcels {
         self.counts
     }
 
-    /// Sends an [encoded](wire::encode_parcel) parcel, or lets it wait.
+    /// Sends an [encoded](wire::encode_parcel) parcel of an association.
     pub fn send(
         &mut self,
         endpoint: &mut Endpoint,
         connection: Connection,
+        association: Association,
         parcel: Bytes,
         now: Instant,
     ) {
-        if parcel.len() > endpoint.datagram_room(connection) {
-            self.send_on_stream(endpoint, connection, &parcel);
-            return;
+        match endpoint.send_datagram(connection, association.0, parcel.clone(), now) {
+            Ok(()) => self.counts.sent += 1,
+            Err(NotSent::TooLarge) => self.send_on_stream(endpoint, connection, &parcel),
+            Err(NotSent::Unsupported) => self.counts.dropped += 1,
         }
-        self.waiting_bytes += parcel.len();
-        self.waiting.push_back((now, parcel));
-        while self.waiting_bytes > WAITING {
-            self.drop_first();
-        }
-        self.flush(endpoint, connection, now);
     }
 
     fn send_on_stream(&mut self, endpoint: &mut Endpoint, connection: Connection, parcel: &Bytes) {
@@ -111,49 +93,6 @@ impl Parcels {
         wire::put_parcel(parcel, &mut self.output);
         self.counts.streamed += 1;
         self.write(endpoint, connection);
-    }
-
-    fn drop_first(&mut self) {
-        if let Some((_, parcel)) = self.waiting.pop_front() {
-            self.waiting_bytes -= parcel.len();
-            self.counts.dropped += 1;
-        }
-    }
-
-    /// Hands on what waits: there may be room.
-    pub fn flush(&mut self, endpoint: &mut Endpoint, connection: Connection, now: Instant) {
-        while let Some((since, parcel)) = self.waiting.front() {
-            if now.saturating_duration_since(*since) > LIFETIME {
-                self.drop_first();
-                continue;
-            }
-            let stuck = self.blocked_since.is_some_and(|since| now >= since + STUCK);
-            let parcel = parcel.clone();
-            match endpoint.send_datagram(connection, parcel.clone(), stuck) {
-                Ok(()) => {
-                    self.blocked_since = None;
-                    self.waiting_bytes -= parcel.len();
-                    self.waiting.pop_front();
-                    self.counts.sent += 1;
-                }
-                Err(NotSent::Blocked) => {
-                    self.blocked_since.get_or_insert(now);
-                    return;
-                }
-                Err(NotSent::TooLarge) => {
-                    // A path with smaller packets came since.
-                    self.waiting_bytes -= parcel.len();
-                    self.waiting.pop_front();
-                    self.send_on_stream(endpoint, connection, &parcel);
-                }
-                Err(NotSent::Unsupported) => self.drop_first(),
-            }
-        }
-    }
-
-    /// When [`flush`](Self::flush) wants to be called although nothing happens.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.blocked_since.filter(|_| !self.waiting.is_empty()).map(|since| since + STUCK)
     }
 
     /// The stream may have room.

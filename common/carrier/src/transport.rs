@@ -1,6 +1,7 @@
 //! How the engine is set up at either end.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use noq_proto::congestion::{Bbr3Config, ControllerFactory, CubicConfig};
@@ -100,15 +101,16 @@ pub(crate) const CLIENT_WINDOW: u32 = 1024 * 1024 * 1024;
 const DATAGRAMS_IN: usize = 512 * 1024;
 
 /// Datagrams handed to the engine and not sent yet, in bytes: two bursts of 32 datagrams. It keeps
-/// them in their order whatever becomes of the path, so more wait outside, where they age.
-const DATAGRAMS_OUT: usize = 96 * 1024;
+/// them in their order whatever becomes of the path, so more wait outside, in the outbox.
+pub(crate) const DATAGRAMS_OUT: usize = 96 * 1024;
 
 /// What an end may have unacknowledged over all streams, in bytes. It must never bind, or flows with
 /// much to send would keep a keystroke from being sent at all: what is sent is kept by its flow
 /// anyway, which our own credit and the gateway's limits bound, and the engine shares it.
 const SEND_WINDOW: u64 = 4 * 1024 * 1024 * 1024;
 
-pub(crate) fn transport(tuning: &Tuning, role: &Role) -> TransportConfig {
+/// `asked` is set whenever the engine asks whether a path's window has room.
+pub(crate) fn transport(tuning: &Tuning, role: &Role, asked: Arc<AtomicBool>) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle = VarInt::from_u64(u64::try_from(tuning.idle_timeout.as_millis()).unwrap_or(600_000))
         .unwrap_or(VarInt::MAX);
@@ -131,6 +133,7 @@ pub(crate) fn transport(tuning: &Tuning, role: &Role) -> TransportConfig {
         .congestion_controller_factory(Arc::new(ObservedFactory {
             inner: congestion(tuning),
             initial_rtt: tuning.initial_rtt,
+            asked,
         }));
     match role {
         Role::Client { .. } => {

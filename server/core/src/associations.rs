@@ -1,5 +1,6 @@
 //! The ports of one client's UDP: which of its source endpoints has which, who may answer there,
-//! and for how long (RFC 4787).
+//! and for how long (RFC 4787). And the identifiers of its ICMP echo, which are of the same kind
+//! (RFC 5508 §3): the port of whoever is asked is zero there, which no datagram of UDP goes to.
 //!
 //! Promises:
 //! - an association keeps its port while it is in use, whatever it sends to (§4.1, *endpoint
@@ -22,6 +23,9 @@ pub const LIFETIME: Duration = Duration::from_secs(300);
 /// The same for an association that has asked name servers only (REQ-5a allows less for well-known
 /// ports). Resolvers use a new port for each question and give up within this time: 5 s, three times.
 pub const QUESTION: Duration = Duration::from_secs(20);
+
+/// The same for ICMP echo (RFC 5508 §3.2, REQ-2: 60 seconds or more).
+pub const ECHO: Duration = Duration::from_secs(60);
 
 /// The port of name servers.
 const DNS: u16 = 53;
@@ -52,6 +56,7 @@ pub struct Associations {
 struct Entry {
     outlet: OutletNumber,
     v4: bool,
+    echoes: bool,
     used: Instant,
     end: Instant,
     asks_only: bool,
@@ -65,7 +70,7 @@ pub enum Way {
     Open(OutletNumber),
     /// It needs a port first, see [`Associations::open`].
     New,
-    /// Nowhere: an association is of one family of addresses.
+    /// Nowhere: an association is of one family of addresses and of one protocol.
     Impossible,
 }
 
@@ -85,7 +90,7 @@ impl Associations {
     /// The way of a datagram from an association to `remote`, which may answer from now on.
     pub fn send(&mut self, association: Association, remote: SocketAddr, now: Instant) -> Way {
         let Some(entry) = self.entries.get_mut(&association) else { return Way::New };
-        if entry.v4 != remote.is_ipv4() {
+        if (entry.v4, entry.echoes) != (remote.is_ipv4(), remote.port() == 0) {
             return Way::Impossible;
         }
         let stale = now.saturating_duration_since(entry.used) >= GRAIN;
@@ -118,6 +123,7 @@ impl Associations {
         let mut entry = Entry {
             outlet,
             v4: remote.is_ipv4(),
+            echoes: remote.port() == 0,
             used: now,
             end: now,
             asks_only: remote.port() == DNS,
@@ -180,7 +186,11 @@ impl Associations {
 
 impl Entry {
     fn lifetime(&self) -> Duration {
-        if self.asks_only { QUESTION } else { LIFETIME }
+        match (self.echoes, self.asks_only) {
+            (true, _) => ECHO,
+            (false, true) => QUESTION,
+            (false, false) => LIFETIME,
+        }
     }
 
     fn hear(&mut self, remote: IpAddr, now: Instant) {

@@ -222,6 +222,59 @@ impl Meter {
     }
 }
 
+/// Streams that lacked bandwidth a moment ago lack it still.
+const CONTENDED: Duration = Duration::from_millis(100);
+
+/// The bandwidth of one client in one direction, which its streams and its datagrams share: either
+/// may use all of it, and datagrams half while streams lack some.
+#[derive(Clone, Copy, Debug)]
+pub struct Bandwidth {
+    all: Meter,
+    datagrams: Meter,
+    /// When streams lacked some.
+    lacked: Option<Instant>,
+}
+
+impl Bandwidth {
+    /// Nothing was moved yet.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { all: Meter::new(now), datagrams: Meter::new(now), lacked: None }
+    }
+
+    /// Bytes that streams may move, as of [`Meter::room`].
+    ///
+    /// # Errors
+    /// When something may be moved again.
+    pub fn room(&mut self, rate: u64, now: Instant) -> Result<u64, Instant> {
+        let room = self.all.room(rate, now);
+        if room.is_err() {
+            self.lacked = Some(now);
+        }
+        room
+    }
+
+    /// The same for datagrams.
+    ///
+    /// # Errors
+    /// When something may be moved again.
+    pub fn datagram_room(&mut self, rate: u64, now: Instant) -> Result<u64, Instant> {
+        let lacking = self.lacked.is_some_and(|at| now.saturating_duration_since(at) < CONTENDED);
+        self.datagrams.room(if lacking { rate.div_ceil(2) } else { rate }, now)
+    }
+
+    /// Streams moved so many bytes.
+    pub fn count(&mut self, bytes: u64) {
+        self.all.count(bytes);
+    }
+
+    /// Datagrams moved so many bytes.
+    pub fn count_datagrams(&mut self, bytes: u64) {
+        self.all.count(bytes);
+        self.datagrams.count(bytes);
+    }
+}
+
 /// Bytes at `rate` per second in this time.
 fn share(rate: u64, time: Duration) -> u64 {
     let bytes = u128::from(rate) * time.as_nanos() / 1_000_000_000;
@@ -258,6 +311,45 @@ mod tests {
         usage.close(&key(1));
         usage.open(&key(1), now).unwrap();
         assert_eq!(usage.flows(&key(1)), 2);
+    }
+
+    /// What streams and datagrams move in ten seconds at 1 MB/s, when either has so much to move in
+    /// every millisecond.
+    fn moved(streams: u64, datagrams: u64) -> (u64, u64) {
+        let begin = start();
+        let (mut bandwidth, mut moved) = (Bandwidth::new(begin), (0, 0));
+        for step in 0..10_000 {
+            let now = begin + Duration::from_millis(step);
+            let bytes = bandwidth.room(1_000_000, now).map_or(0, |room| room.min(streams));
+            bandwidth.count(bytes);
+            moved.0 += bytes;
+            if datagrams > 0 && bandwidth.datagram_room(1_000_000, now).is_ok() {
+                bandwidth.count_datagrams(datagrams);
+                moved.1 += datagrams;
+            }
+        }
+        moved
+    }
+
+    #[test]
+    fn streams_and_datagrams_share_the_bandwidth_of_a_client() {
+        let near = |bytes: u64, wanted: u64| bytes.abs_diff(wanted) < wanted / 10;
+        let (streams, datagrams) = moved(5000, 5000);
+        assert!(near(streams, 5_000_000) && near(datagrams, 5_000_000), "{streams}, {datagrams}");
+        let (streams, datagrams) = moved(5000, 0);
+        assert!(near(streams, 10_000_000) && datagrams == 0, "{streams}");
+        let (streams, datagrams) = moved(0, 5000);
+        assert!(streams == 0 && near(datagrams, 10_000_000), "{datagrams}");
+        let (streams, datagrams) = moved(10, 5000);
+        assert!(near(streams, 100_000), "little gets through: {streams}");
+        assert!(streams + datagrams < 11_000_000, "{streams}, {datagrams}");
+    }
+
+    #[test]
+    fn without_a_limit_nothing_is_held_back() {
+        let (mut bandwidth, now) = (Bandwidth::new(start()), start());
+        bandwidth.count_datagrams(1 << 40);
+        assert!(bandwidth.datagram_room(0, now).is_ok() && bandwidth.room(0, now).is_ok());
     }
 
     #[test]

@@ -10,8 +10,9 @@ use whimbrel_host::output::{bytes, date, document, line, print, seconds, table, 
 
 use super::{ask_running, read_config};
 use crate::control::rows;
+use crate::outlet::NO_ECHOES;
 use crate::state::State;
-use crate::status::{ClientRow, SlotStatus, Status};
+use crate::status::{ClientRow, Datagrams, SlotStatus, Status};
 
 /// Exit code 1 while the gateway is stopped, so that scripts can ask.
 pub(super) fn status(layout: &Layout, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -75,6 +76,7 @@ pub(super) fn describe(status: &Status, layout: &Layout) -> String {
          Flows      {} open, {}\n\
          Dials      {} connected, {} failed, {} denied, {} over a limit\n\
          UDP        {} ports, {} datagrams out and {} in; {} denied, {} dropped\n\
+         Ping       {}\n\
          Waiting    {} sessions with {} flows; {} given up\n\
          Memory     {} held of {}\n\
          Traffic    {} to clients, {} from clients\n\
@@ -98,6 +100,7 @@ pub(super) fn describe(status: &Status, layout: &Layout) -> String {
         status.datagrams.down,
         status.datagrams.denied,
         status.datagrams.dropped,
+        echoes(&status.datagrams),
         status.parked.sessions,
         status.parked.flows,
         status.evicted,
@@ -121,6 +124,15 @@ fn slots(slots: &[SlotStatus]) -> String {
         total(|slot| slot.strayed),
         total(|slot| slot.moved_in),
     )
+}
+
+/// Whether clients can ping through it.
+fn echoes(datagrams: &Datagrams) -> String {
+    if datagrams.echoes {
+        let (out, back) = (datagrams.echo_requests, datagrams.echo_replies);
+        return format!("{out} requests out and {back} replies in");
+    }
+    format!("not carried: {NO_ECHOES}")
 }
 
 /// What becomes of the flows when the gateway's process ends.

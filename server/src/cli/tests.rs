@@ -167,6 +167,9 @@ fn status_reads_well() {
             ports: 3,
             up: 50,
             down: 60,
+            echoes: true,
+            echo_requests: 5,
+            echo_replies: 4,
             ..crate::status::Datagrams::default()
         },
         tx_bytes: 1_500_000,
@@ -183,6 +186,7 @@ Clients    1 connected of 3
 Flows      12 open, which outlive this process, but for 3 since its start; 7 came from one before
 Dials      100 connected, 2 failed, 1 denied, 0 over a limit
 UDP        3 ports, 50 datagrams out and 60 in; 0 denied, 0 dropped
+Ping       5 requests out and 4 replies in
 Waiting    2 sessions with 9 flows; 1 given up
 Memory     5.0 MB held of 250.0 MB
 Traffic    1.5 MB to clients, 20 B from clients

@@ -12,6 +12,7 @@ use whimbrel_common::session::share;
 use whimbrel_common::wire::{
     Control, Denial, FlowAnswer, FlowHeader, Limit, RESOLVER, RefuseReason, StreamCode, WireFlow,
 };
+use whimbrel_gateway_core::associations::OutletNumber;
 use whimbrel_gateway_core::limits::Exceeded;
 
 use crate::dial::{Destination, refusal};
@@ -21,6 +22,7 @@ use crate::peer::Use;
 use crate::sessions::Session;
 
 use super::Gateway;
+use super::parcels::OUTLETS;
 
 /// How long a flow that found no room waits before it looks again: short beside what a person
 /// notices, long beside a round trip.
@@ -52,7 +54,7 @@ impl Gateway {
                     }
                 }
             }
-            FlowHeader::Parcels => self.begin_parcels(connection, stream, rest, now),
+            FlowHeader::Parcels => self.begin_parcels(connection, stream, rest),
             FlowHeader::Resume { flow, epoch, taken, fin_taken, offset, limit } => {
                 let resume = Resume { flow, epoch, taken, fin_taken, offset, limit };
                 self.resume(connection, stream, &resume, rest);
@@ -290,7 +292,9 @@ impl Gateway {
     /// Flows of clients that have bandwidth again wait for their turn.
     pub(super) fn wake_throttled(&mut self, now: Instant) {
         while let Some(number) = self.throttled.next_due(now) {
-            if let Some(flow) = self.flows.get_mut(&number) {
+            if number >= OUTLETS {
+                self.wake_outlet(OutletNumber(number));
+            } else if let Some(flow) = self.flows.get_mut(&number) {
                 Self::enqueue(&mut self.turns, number, flow);
             }
         }
@@ -299,7 +303,11 @@ impl Gateway {
     pub(super) fn turn_flows(&mut self, now: Instant) {
         self.turns.begin();
         while let Some(turn) = self.turns.next_turn() {
-            let moved = self.turn_flow(turn.flow, turn.budget, now);
+            let moved = if turn.flow >= OUTLETS {
+                self.turn_datagrams(turn, now)
+            } else {
+                self.turn_flow(turn.flow, turn.budget, now)
+            };
             self.turns.count(turn.client, moved);
         }
     }

@@ -11,20 +11,28 @@ use tracing::{debug, warn};
 use whimbrel_carrier::{Connection, Stream};
 use whimbrel_common::path::Input;
 use whimbrel_common::wire::{
-    self, Association, Denial, Parcel, RESOLVER, StreamCode, Undelivered, capability,
+    self, Association, Denial, Limit, Parcel, RESOLVER, StreamCode, Undelivered, capability,
 };
 use whimbrel_gateway_core::associations::{OutletNumber, Way};
+use whimbrel_gateway_core::turns::Turn;
 
 use crate::outlet::{self, Bounce, Outlet};
 use crate::sessions::Session;
 
 use super::Gateway;
 
-/// Numbers of outlets among those that the kernel tells news of begin here, those of flows below.
+/// Numbers of outlets among those that the kernel tells news of, and of those that wait for their
+/// turn, begin here, those of flows below.
 pub(super) const OUTLETS: u64 = 1 << 63;
 
-/// Datagrams read from one port before others get their turn.
-const TURN: usize = 32;
+/// Stands for what a client sends in datagrams among those that wait for their turn.
+const ARRIVED: u64 = u64::MAX;
+
+/// Counted for each datagram beside its payload: small ones cost as much work as larger ones.
+const LEAST: u64 = 200;
+
+/// Errors read from one port before others get their turn.
+const BOUNCES: usize = 32;
 
 impl Gateway {
     /// Queries to the gateway itself are put to these from now on.
@@ -33,58 +41,97 @@ impl Gateway {
     }
 
     /// A client opened the stream of parcels that are too large for datagrams.
-    pub(super) fn begin_parcels(
-        &mut self,
-        connection: Connection,
-        stream: Stream,
-        rest: BytesMut,
-        now: Instant,
-    ) {
+    pub(super) fn begin_parcels(&mut self, connection: Connection, stream: Stream, rest: BytesMut) {
         let Some(peer) = self.peers.get_mut(&connection) else { return };
         peer.streams.remove(&stream);
         if let Some(old) = peer.parcels.adopt(stream, rest) {
             self.endpoint.abort(connection, old, StreamCode::Superseded.code());
         }
-        self.receive_parcels(connection, now);
+        self.note_parcels(connection);
     }
 
     /// Parcels came from a client.
-    pub(super) fn receive_parcels(&mut self, connection: Connection, now: Instant) {
-        loop {
-            let Some(peer) = self.peers.get_mut(&connection) else { return };
-            match peer.parcels.receive(&mut self.endpoint, connection) {
-                Ok(Some(parcel)) => self.deliver(connection, parcel, now),
-                Ok(None) => return,
-                Err(error) => {
-                    debug!(%error, "What came on the stream of parcels is none");
-                    self.deny(connection, Denial::Protocol, now);
-                    return;
-                }
-            }
+    pub(super) fn note_parcels(&mut self, connection: Connection) {
+        if let Some(peer) = self.peers.get_mut(&connection)
+            && !std::mem::replace(&mut peer.parcels_queued, true)
+        {
+            self.turns.push(connection, ARRIVED);
         }
     }
 
-    fn deliver(&mut self, connection: Connection, parcel: Parcel, now: Instant) {
+    /// Serves what is no flow. How many bytes that moved.
+    pub(super) fn turn_datagrams(
+        &mut self,
+        Turn { client, flow, budget }: Turn<Connection>,
+        now: Instant,
+    ) -> u64 {
+        if flow == ARRIVED {
+            self.receive_parcels(client, budget, now)
+        } else {
+            self.turn_outlet(OutletNumber(flow), budget, now)
+        }
+    }
+
+    fn receive_parcels(&mut self, connection: Connection, budget: usize, now: Instant) -> u64 {
+        let mut moved = 0;
+        while moved < budget as u64 {
+            let Some(peer) = self.peers.get_mut(&connection) else { return moved };
+            peer.parcels_queued = false;
+            match peer.parcels.receive(&mut self.endpoint, connection) {
+                Ok(Some(parcel)) => moved += self.deliver(connection, parcel, now),
+                Ok(None) => return moved,
+                Err(error) => {
+                    debug!(%error, "What came on the stream of parcels is none");
+                    self.deny(connection, Denial::Protocol, now);
+                    return moved;
+                }
+            }
+        }
+        self.note_parcels(connection);
+        moved
+    }
+
+    /// Does what a client asks. How many bytes that were.
+    fn deliver(&mut self, connection: Connection, parcel: Parcel, now: Instant) -> u64 {
+        // A stranger's are not even counted.
+        let Some(peer) = self.peers.get_mut(&connection) else { return 0 };
+        let Some(session) = peer.session.as_mut() else { return 0 };
+        let bytes = match &parcel {
+            Parcel::Datagram { payload, .. } | Parcel::Echo { payload, .. } => {
+                peer.paths.handle(Input::Activity, now);
+                if session.datagram_room_up(self.limits.bandwidth_per_client, now).is_err() {
+                    self.datagrams.dropped += 1;
+                    self.figures.limits.count(&Limit::Bandwidth.to_string());
+                    peer.tell_limit(Limit::Bandwidth, now);
+                    return LEAST;
+                }
+                LEAST + payload.len() as u64
+            }
+            Parcel::Unreachable { .. } | Parcel::Renew { .. } | Parcel::EchoFailed { .. } => LEAST,
+        };
+        self.carry_out(connection, parcel, now);
+        bytes
+    }
+
+    fn carry_out(&mut self, connection: Connection, parcel: Parcel, now: Instant) {
         let (association, remote, payload) = match parcel {
             Parcel::Datagram { association, remote, payload } => {
                 (association, remote, Some(payload))
             }
             Parcel::Renew { association, remote } => (association, remote, None),
+            Parcel::Echo { echo, hops, payload } => {
+                return self.take_echo(connection, echo, hops, &payload, now);
+            }
             // Only a gateway says it.
-            Parcel::Unreachable { .. } => return,
+            Parcel::Unreachable { .. } | Parcel::EchoFailed { .. } => return,
         };
-        // A stranger's are not even counted.
-        let Some(peer) = self.peers.get_mut(&connection) else { return };
-        if peer.session.is_none() {
+        if remote.port() == 0 {
+            self.datagrams.dropped += 1;
             return;
-        }
-        let activity = payload.is_some();
-        if activity {
-            peer.paths.handle(Input::Activity, now);
         }
         if let Err(reason) = self.send_out(connection, association, remote, payload, now) {
             let parcel = Parcel::Unreachable { association, remote, reason };
-            self.send_back(connection, wire::encode_parcel(&parcel), now);
+            self.send_back(connection, association, &parcel, now);
         }
     }
 
@@ -108,14 +155,7 @@ impl Gateway {
         } else {
             remote
         };
-        let peer = self.peers.get_mut(&connection);
-        let Some(session) = peer.and_then(|peer| peer.session.as_mut()) else { return Ok(()) };
-        let outlet = match session.associations.send(association, remote, now) {
-            Way::Open(outlet) => Some(outlet),
-            Way::New => self.open_outlet(connection, association, remote, now),
-            Way::Impossible => None,
-        };
-        let outlet = outlet.and_then(|outlet| self.outlets.get_mut(&outlet));
+        let outlet = self.outlet_for(connection, association, remote, now);
         let (Some(outlet), Some(payload)) = (outlet, payload) else {
             self.datagrams.dropped += 1;
             return Ok(());
@@ -128,7 +168,7 @@ impl Gateway {
                 self.datagrams.up += 1;
                 self.stats.up_bytes += payload.len() as u64;
                 if let Some(session) = self.session_of(connection) {
-                    session.up_bytes += payload.len() as u64;
+                    session.count_datagrams(payload.len() as u64, 0);
                 }
                 Ok(())
             }
@@ -140,7 +180,24 @@ impl Gateway {
         }
     }
 
-    fn session_of(&mut self, connection: Connection) -> Option<&mut Session> {
+    /// The port of an association, which is opened if there is none.
+    pub(super) fn outlet_for(
+        &mut self,
+        connection: Connection,
+        association: Association,
+        remote: SocketAddr,
+        now: Instant,
+    ) -> Option<&mut Outlet> {
+        let session = self.session_of(connection)?;
+        let outlet = match session.associations.send(association, remote, now) {
+            Way::Open(outlet) => Some(outlet),
+            Way::New => self.open_outlet(connection, association, remote, now),
+            Way::Impossible => None,
+        };
+        outlet.and_then(|outlet| self.outlets.get_mut(&outlet))
+    }
+
+    pub(super) fn session_of(&mut self, connection: Connection) -> Option<&mut Session> {
         self.peers.get_mut(&connection)?.session.as_mut()
     }
 
@@ -155,7 +212,8 @@ impl Gateway {
         let wanted = self.port_choice.port(&session.key, association);
         let v4 = remote.is_ipv4();
         let number = OutletNumber(OUTLETS | self.next_flow);
-        let opened = Outlet::open(v4, wanted, association, connection)
+        let open = if remote.port() == 0 { Outlet::open_echo } else { Outlet::open };
+        let opened = open(v4, wanted, association, connection)
             .and_then(|outlet| self.dialler.watch(number.0, outlet.as_fd()).map(|()| outlet));
         let outlet = match opened {
             Ok(outlet) => outlet,
@@ -180,51 +238,82 @@ impl Gateway {
         if let Some(outlet) = self.outlets.get_mut(&number)
             && !std::mem::replace(&mut outlet.queued, true)
         {
-            self.outlet_work.push_back(number);
+            self.turns.push(outlet.client.unwrap_or(Connection::NONE), number.0);
         }
     }
 
-    /// Reads what came for clients.
-    pub(super) fn turn_outlets(&mut self, now: Instant) {
-        for _ in 0..self.outlet_work.len() {
-            let Some(number) = self.outlet_work.pop_front() else { break };
-            let Some(outlet) = self.outlets.get_mut(&number) else { continue };
+    /// A port of a client that has bandwidth again waits for its turn.
+    pub(super) fn wake_outlet(&mut self, number: OutletNumber) {
+        if let Some(outlet) = self.outlets.get_mut(&number) {
             outlet.queued = false;
-            if self.read_outlet(number, now) {
-                self.note_outlet(number);
-            }
+            self.note_outlet(number);
         }
-        self.expire_outlets(now);
     }
 
-    /// Whether there may be more.
-    fn read_outlet(&mut self, number: OutletNumber, now: Instant) -> bool {
+    /// Reads what came for a client. How many bytes that were.
+    fn turn_outlet(&mut self, number: OutletNumber, budget: usize, now: Instant) -> u64 {
+        let Some(outlet) = self.outlets.get_mut(&number) else { return 0 };
+        outlet.queued = false;
+        let client = outlet.client;
         self.read_bounces(number, now);
-        for _ in 0..TURN {
-            let Some(outlet) = self.outlets.get(&number) else { return false };
-            match outlet.receive(&mut self.scratch) {
-                Ok((length, remote)) => {
-                    let (association, client) = (outlet.association, outlet.client);
-                    let resolver = outlet.resolver;
-                    self.take_in(association, client, (remote, resolver), length, now);
+        let rate = self.limits.bandwidth_per_client;
+        let session = client.and_then(|client| self.session_of(client));
+        let room = match session.map_or(Ok(u64::MAX), |it| it.datagram_room_down(rate, now)) {
+            Ok(room) => room.min(budget as u64),
+            Err(at) => {
+                self.figures.limits.count(&Limit::Bandwidth.to_string());
+                if let Some(peer) = client.and_then(|client| self.peers.get_mut(&client)) {
+                    peer.tell_limit(Limit::Bandwidth, now);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(error) if outlet::is_late(&error) => {}
-                Err(error) => {
-                    debug!(%error, "A port cannot be read");
-                    return false;
+                if let Some(outlet) = self.outlets.get_mut(&number) {
+                    // It is queued there, and nowhere else.
+                    outlet.queued = true;
+                    self.throttled.add(number.0, at);
                 }
+                return 0;
+            }
+        };
+        let mut moved = 0;
+        while moved < room {
+            match self.read_outlet(number, now) {
+                Some(bytes) => moved += LEAST + bytes,
+                None => return moved,
             }
         }
-        true
+        self.note_outlet(number);
+        moved
+    }
+
+    /// Hands on the next datagram that came in at a port, and tells its length; `None` if there is
+    /// none.
+    fn read_outlet(&mut self, number: OutletNumber, now: Instant) -> Option<u64> {
+        let outlet = self.outlets.get(&number)?;
+        if outlet.echoes {
+            return self.hear_echo(number, now);
+        }
+        match outlet.receive(&mut self.scratch) {
+            Ok((length, remote)) => {
+                let (association, client) = (outlet.association, outlet.client);
+                let resolver = outlet.resolver;
+                self.take_in(association, client, (remote, resolver), length, now);
+                Some(length as u64)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) if outlet::is_late(&error) => Some(0),
+            Err(error) => {
+                debug!(%error, "A port cannot be read");
+                None
+            }
+        }
     }
 
     /// Tells clients which of their datagrams did not arrive.
     fn read_bounces(&mut self, number: OutletNumber, now: Instant) {
-        for _ in 0..TURN {
+        for _ in 0..BOUNCES {
             let Some(outlet) = self.outlets.get(&number) else { return };
-            let Ok(Bounce { remote, reason }) = outlet.bounced() else { return };
-            let (association, client) = (outlet.association, outlet.client);
+            let Ok(bounce) = outlet.bounced() else { return };
+            let Bounce { remote, reason, .. } = bounce;
+            let (association, client, echoes) = (outlet.association, outlet.client, outlet.echoes);
             let asked_resolver = outlet.resolver == Some(remote);
             if asked_resolver {
                 self.resolvers.failed();
@@ -232,10 +321,21 @@ impl Gateway {
             let session = client.and_then(|client| self.session_of(client));
             let asked = session
                 .is_some_and(|session| session.associations.admits(association, remote.ip()));
-            if let (Some(client), Some(reason), true) = (client, reason, asked) {
+            let (Some(client), Some(reason), true) = (client, reason, asked) else { continue };
+            if echoes {
+                self.tell_echo_failed(client, association, &bounce, reason, now);
+            } else {
                 let remote = if asked_resolver { RESOLVER } else { remote };
+                // A client of an older version knows no other word for it.
+                let reason = match reason {
+                    Undelivered::Expired => Undelivered::Host,
+                    Undelivered::Network
+                    | Undelivered::Host
+                    | Undelivered::Port
+                    | Undelivered::Denied => reason,
+                };
                 let parcel = Parcel::Unreachable { association, remote, reason };
-                self.send_back(client, wire::encode_parcel(&parcel), now);
+                self.send_back(client, association, &parcel, now);
             }
         }
     }
@@ -260,7 +360,7 @@ impl Gateway {
             return;
         }
         peer.paths.handle(Input::Activity, now);
-        session.down_bytes += length as u64;
+        session.count_datagrams(0, length as u64);
         self.stats.down_bytes += length as u64;
         self.datagrams.down += 1;
         let answered = resolver == Some(remote);
@@ -269,26 +369,32 @@ impl Gateway {
         }
         let from = if answered { RESOLVER } else { remote };
         let parcel = wire::encode_datagram(association, from, &self.scratch[..length]);
-        peer.parcels.send(&mut self.endpoint, peer.connection, parcel, now);
+        peer.parcels.send(&mut self.endpoint, peer.connection, association, parcel, now);
     }
 
-    fn send_back(&mut self, connection: Connection, parcel: Bytes, now: Instant) {
+    pub(super) fn send_back(
+        &mut self,
+        connection: Connection,
+        association: Association,
+        parcel: &Parcel,
+        now: Instant,
+    ) {
         if let Some(peer) = self.peers.get_mut(&connection)
             && peer.capabilities & capability::PARCELS != 0
         {
-            peer.parcels.send(&mut self.endpoint, connection, parcel, now);
+            let parcel = wire::encode_parcel(parcel);
+            peer.parcels.send(&mut self.endpoint, connection, association, parcel, now);
         }
     }
 
-    /// There may be room for parcels that wait.
-    pub(super) fn flush_parcels(&mut self, connection: Connection, now: Instant) {
+    /// There may be room for parcels on their stream.
+    pub(super) fn write_parcels(&mut self, connection: Connection) {
         if let Some(peer) = self.peers.get_mut(&connection) {
-            peer.parcels.flush(&mut self.endpoint, connection, now);
             peer.parcels.write(&mut self.endpoint, connection);
         }
     }
 
-    fn expire_outlets(&mut self, now: Instant) {
+    pub(super) fn expire_outlets(&mut self, now: Instant) {
         if self.outlets_end.is_none_or(|end| now < end) {
             return;
         }

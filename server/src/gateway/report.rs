@@ -22,7 +22,7 @@ impl Gateway {
         let sessions = attached.filter_map(|peer| peer.session.as_ref());
         let mut sessions = sessions.chain(self.parked.iter().map(|(_, session)| session));
         let none = sessions.all(|session| session.flows.is_empty() && session.held == 0);
-        let ports = self.outlets.is_empty() && self.outlet_work.is_empty();
+        let ports = self.outlets.is_empty();
         streams && none && ports && self.flows.is_empty() && self.memory.held() == 0
     }
 
@@ -72,7 +72,11 @@ impl Gateway {
                 denied: stats.denied,
                 limited: stats.limited,
             },
-            datagrams: Datagrams { ports: count(self.outlets.len()), ..self.datagrams },
+            datagrams: Datagrams {
+                ports: count(self.outlets.len()),
+                dropped: self.datagrams.dropped + self.endpoint.dropped_datagrams(),
+                ..self.datagrams
+            },
             tx_bytes: stats.down_bytes,
             rx_bytes: stats.up_bytes,
             activities,

@@ -21,9 +21,6 @@ impl Gateway {
                 late.push(connection);
                 continue;
             }
-            if peer.parcels.deadline().is_some_and(|deadline| deadline <= now) {
-                peer.parcels.flush(&mut self.endpoint, connection, now);
-            }
             self.stats.readdressed += peer.judge(&mut self.endpoint, now);
             while let Some(action) = peer.paths.poll_action() {
                 if let Some(reason) = act(&mut self.endpoint, peer, action, now) {

@@ -1,9 +1,9 @@
-//! What a peer sends: frames of the control stream, heads of flows, reports and offsets.
+//! What a peer sends: frames of the control stream, heads of flows, reports and offsets, parcels.
 #![no_main]
 
 use std::fmt::Debug;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use whimbrel_common::wire::{self, MAX_VARINT, WireError};
 use whimbrel_fuzz::Input;
@@ -15,7 +15,7 @@ mod hostile;
 
 fuzz_target!(init: whimbrel_fuzz::seeds::plant("frames"), |bytes: &[u8]| {
     let mut input = Input::new(bytes);
-    match input.byte() % 6 {
+    match input.byte() % 8 {
         0 => check_decoder(&mut input, wire::MAX_CONTROL_BODY, wire::decode_control, |frame, out| {
             wire::encode_control(frame, out);
         }),
@@ -27,6 +27,10 @@ fuzz_target!(init: whimbrel_fuzz::seeds::plant("frames"), |bytes: &[u8]| {
         }),
         3 => check_varint(&mut input),
         4 => hostile::check(&mut input),
+        5 => check_decoder(&mut input, wire::MAX_PARCEL, wire::take_parcel, |parcel, out| {
+            wire::put_parcel(parcel, out);
+        }),
+        6 => check_parcel(&mut input),
         _ => flow::check(&mut input),
     }
 });
@@ -84,6 +88,14 @@ fn decode_pieces<T>(
         assert!(buffer.len() < limit + 16, "an incomplete frame of {} bytes", buffer.len());
     }
     (frames, None)
+}
+
+/// A parcel is what its datagram holds, and is read back from what is written for it.
+fn check_parcel(input: &mut Input<'_>) {
+    let bytes = Bytes::copy_from_slice(input.rest());
+    let Ok(Some(parcel)) = wire::decode_parcel(bytes) else { return };
+    let again = wire::decode_parcel(wire::encode_parcel(&parcel));
+    assert_eq!(again, Ok(Some(parcel)));
 }
 
 fn check_varint(input: &mut Input<'_>) {

@@ -1,12 +1,16 @@
 //! The inputs a target starts from, made with our own encoders.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use whimbrel_common::config::{ClientConfig, GatewayConfig};
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::invite::{Invite, Token};
-use whimbrel_common::wire::{self, Control, FlowAnswer, FlowHeader, Limit, SessionId, Taken, WireFlow};
+use whimbrel_common::wire::{
+    self, Association, Control, Echo, FlowAnswer, FlowHeader, Limit, Parcel, SessionId, Taken,
+    Undelivered, WireFlow,
+};
 
 type Seeds = Vec<Vec<u8>>;
 
@@ -119,13 +123,39 @@ fn frames() -> Seeds {
         wire::encode_answer(&head, &mut answer);
     }
     let moves = |kind: u8| (0..200u8).fold(vec![kind], |all, at| [all, vec![at, 77, 3]].concat());
-    vec![
+    let mut seeds = vec![
         control.to_vec(),
         header.to_vec(),
         answer.to_vec(),
         vec![3, 1, 2, 3, 4, 5],
         moves(4),
-        moves(5),
+        moves(7),
+    ];
+    let mut stream = BytesMut::from(&[5, 3, 1, 200, 9][..]);
+    for parcel in parcels() {
+        let bytes = wire::encode_parcel(&parcel);
+        wire::put_parcel(&bytes, &mut stream);
+        seeds.push([&[6], &bytes[..]].concat());
+    }
+    seeds.push(stream.to_vec());
+    seeds
+}
+
+fn parcels() -> Vec<Parcel> {
+    let (v4, v6) = ("192.0.2.1:443", "[2001:db8::1]:53");
+    let [v4, v6] = [v4, v6].map(|text| text.parse().expect("an address"));
+    let echo = |remote: SocketAddr, sequence| Echo {
+        association: Association(70_000),
+        remote: remote.ip(),
+        sequence,
+    };
+    let association = Association(5);
+    vec![
+        Parcel::Datagram { association, remote: v4, payload: Bytes::from_static(b"question") },
+        Parcel::Unreachable { association, remote: v6, reason: Undelivered::Port },
+        Parcel::Renew { association, remote: v6 },
+        Parcel::Echo { echo: echo(v4, 1), hops: 64, payload: Bytes::from_static(b"ping") },
+        Parcel::EchoFailed { echo: echo(v6, 9), by: v6.ip(), reason: Undelivered::Expired },
     ]
 }
 

@@ -20,6 +20,16 @@ pub(crate) fn a_socket_has_one_port_at_the_gateway_whomever_it_talks_to() -> Res
     }
     let status = stage.client.status(&stage.world)?;
     ensure!(status["datagrams"]["open"].as_u64() >= Some(4), "{status}");
+    let moved = |metrics: &str, family: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(family));
+        line.is_some_and(|line| !line.ends_with(" 0"))
+    };
+    let metrics = stage.client.command(&stage.world, &["metrics"])?;
+    let family = "whimbrel_udp_datagrams_total{direction=\"receive\"}";
+    ensure!(moved(&metrics, family), "{metrics}");
+    let metrics = stage.gateway.command(&stage.world, &["metrics"])?;
+    let family = "whimbrel_gateway_udp_datagrams_total{direction=\"receive\"}";
+    ensure!(moved(&metrics, family), "{metrics}");
     let flows = stage.client.show(&stage.world, "flows")?;
     let udp = |row: &serde_json::Value| row["protocol"] == "udp" && row["rx_bytes"] != 0;
     ensure!(flows.as_array().is_some_and(|rows| rows.iter().any(udp)), "not shown: {flows}");

@@ -1,11 +1,13 @@
 //! What does not arrive is told.
 
-use crate::pair::{UdpPair, all, anywhere};
-use crate::stage::{ORIGIN, PATIENCE, Stage, connect, until};
+use crate::pair::{UdpPair, all, anywhere, expect, is_gateway};
+use crate::stage::{ORIGIN, PATIENCE, Stage, connect, no_panics, prepare, put, until};
 use anyhow::{Result, ensure};
+use rustix::process::Signal;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
+use whimbrel_tests::daemon::edit;
 use whimbrel_tests::lab::{Layout, ORIGIN_V6};
 
 /// A connected socket hears of an error at its next call.
@@ -74,4 +76,31 @@ pub(crate) fn a_gateway_without_ipv6_says_so_at_once() -> Result<()> {
     let [v4, _] = ORIGIN;
     UdpPair::new(&stage.world, v4)?.converse()?;
     stage.pair(v4)?.converse()
+}
+
+pub(crate) fn nothing_goes_around_a_gateway_that_was_never_reached_if_it_must_not() -> Result<()> {
+    let (world, origin) = prepare(Layout::standard(), |_| {})?;
+    let mut gateway = world.start_gateway()?;
+    world.join_client("laptop")?;
+    gateway.process().signal(Signal::TERM)?;
+    gateway.process().wait(PATIENCE)?;
+    edit(&world.client_config("laptop"), |table| {
+        all(table);
+        put(table, "capture", "offline", "block");
+    })?;
+    let client = world.launch_client("laptop")?;
+    let mut stage = Stage { client, gateway, origin, world };
+    stage.await_capture()?;
+    for origin in ORIGIN {
+        let pair = UdpPair::new(&stage.world, origin)?;
+        let sent = pair.app.send_to(b"secret", pair.to);
+        ensure!(expect(&pair.server, b"secret")?.is_none(), "it went around: {sent:?}");
+    }
+    stage.gateway = stage.world.start_gateway()?;
+    stage.await_udp()?;
+    for origin in ORIGIN {
+        let seen = UdpPair::new(&stage.world, origin)?.converse()?;
+        ensure!(is_gateway(seen), "the server sees {seen}");
+    }
+    no_panics(&stage.world)
 }

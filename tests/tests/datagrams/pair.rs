@@ -108,6 +108,11 @@ impl Stage {
         self.client.wait_until(&self.world, "carries UDP", |status| {
             status["datagrams"]["state"] == "carried"
         })?;
+        self.await_capture()
+    }
+
+    /// Waits until the host's rules capture UDP.
+    pub(crate) fn await_capture(&self) -> Result<()> {
         until("the host's rules capture UDP", || {
             self.world.host("laptop").run(|wiring| {
                 let rules = [wiring.rules(false)?, wiring.rules(true)?];

@@ -3,16 +3,17 @@
 use crate::frames::noise;
 use crate::rogue::{gateway_key, receive_all, send_all};
 use crate::stage::{
-    PATIENCE, connect, connect_within, expect, expect_reset, join, no_panics, prepare, until,
+    PATIENCE, connect, connect_within, expect, expect_reset, join, no_panics, prepare, put, until,
 };
 use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use whimbrel_carrier::{
     Connection, ControlStream, Endpoint, Event, Identity, Pipe, Role, Stream, Tuning,
@@ -22,7 +23,8 @@ use whimbrel_common::identity::SecretKey;
 use whimbrel_common::wire::{
     self, Control, FlowAnswer, FlowHeader, SessionId, Taken, VERSION, WireFlow,
 };
-use whimbrel_tests::lab::{Layout, ORIGIN_V4};
+use whimbrel_tests::daemon::edit;
+use whimbrel_tests::lab::{GATEWAY_V4, Layout, ORIGIN_V4, World};
 use whimbrel_tests::traffic::service;
 
 /// What the impostor does with a flow, by the port the application asked for.
@@ -93,7 +95,6 @@ impl Impostor {
                     | Event::PathOpened(_)
                     | Event::PathClosed(_)
                     | Event::Datagrams
-                    | Event::DatagramsUnblocked
                     | Event::PathStatus { .. } => {}
                 }
             }
@@ -219,20 +220,64 @@ impl Impostor {
     }
 }
 
+/// An impostor at work in the place of the gateway.
+struct AtWork {
+    stop: Arc<AtomicBool>,
+    running: JoinHandle<Result<()>>,
+}
+
+impl AtWork {
+    /// Lets the laptop join, and takes the gateway's place.
+    fn begin(world: &World) -> Result<Self> {
+        let mut gateway = world.start_gateway()?;
+        world.join_client("laptop")?;
+        gateway.process().signal(rustix::process::Signal::TERM)?;
+        gateway.process().wait(PATIENCE)?;
+        let socket =
+            world.host("gateway").run(|_| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 443)))?;
+        socket.set_read_timeout(Some(Duration::from_millis(2)))?;
+        let impostor = Impostor::new(gateway_key(world)?, socket)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let running = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || impostor.run(&stop)
+        });
+        Ok(Self { stop, running })
+    }
+
+    fn end(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        join(self.running)
+    }
+}
+
+pub(crate) fn a_gateway_of_an_older_version_carries_tcp_and_leaves_the_rest_alone() -> Result<()> {
+    let (world, _origin) = prepare(Layout::standard(), |_| {})?;
+    let impostor = AtWork::begin(&world)?;
+    edit(&world.client_config("laptop"), |table| put(table, "capture", "mode", "all"))?;
+    let mut client = world.start_client("laptop")?;
+    client.wait_until(&world, "says what is not carried", |status| {
+        let datagrams = &status["datagrams"];
+        datagrams["state"] == "unsupported" && datagrams["echoes"] == "unsupported"
+    })?;
+    let said = client.command(&world, &["status"])?;
+    ensure!(said.contains("UDP is not"), "{said}");
+    let mut stream = connect(&world, service(ORIGIN_V4, port::HONEST))?;
+    stream.write_all(b"hello")?;
+    expect(&mut stream, b"hello").context("TCP goes on")?;
+    let bind = |host| world.host(host).run(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)));
+    let (app, server) = (bind("laptop")?, bind("origin")?);
+    server.set_read_timeout(Some(PATIENCE))?;
+    app.send_to(b"hello", (ORIGIN_V4, server.local_addr()?.port()))?;
+    let (_, from) = server.recv_from(&mut [0; 100]).context("UDP goes direct")?;
+    ensure!(from.ip() != GATEWAY_V4, "the server sees {from}");
+    impostor.end()?;
+    no_panics(&world)
+}
+
 pub(crate) fn a_gateway_that_breaks_every_rule_harms_only_its_own_flows() -> Result<()> {
     let (world, _origin) = prepare(Layout::standard(), |_| {})?;
-    let mut gateway = world.start_gateway()?;
-    world.join_client("laptop")?;
-    gateway.process().signal(rustix::process::Signal::TERM)?;
-    gateway.process().wait(PATIENCE)?;
-    let socket = world.host("gateway").run(|_| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 443)))?;
-    socket.set_read_timeout(Some(Duration::from_millis(2)))?;
-    let impostor = Impostor::new(gateway_key(&world)?, socket)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let running = std::thread::spawn({
-        let stop = Arc::clone(&stop);
-        move || impostor.run(&stop)
-    });
+    let impostor = AtWork::begin(&world)?;
     let mut client = world.start_client("laptop")?;
     let at = |port| -> SocketAddr { service(ORIGIN_V4, port) };
     let mut honest = connect(&world, at(port::HONEST))?;
@@ -276,8 +321,7 @@ pub(crate) fn a_gateway_that_breaks_every_rule_harms_only_its_own_flows() -> Res
         Ok(expect(&mut stream, b"again").is_ok())
     })?;
     ensure!(client.process().is_running(), "the client ended");
-    stop.store(true, Ordering::Relaxed);
-    join(running)?;
+    impostor.end()?;
     no_panics(&world)
 }
 

@@ -6,7 +6,7 @@ use crate::stage::{Stage, no_panics, tell};
 use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use whimbrel_common::wire::{
     self, Association, Denial, FlowHeader, Parcel, encode_parcel, put_parcel,
 };
@@ -18,7 +18,7 @@ const MOST: u64 = whimbrel_gateway_core::associations::MOST as u64;
 impl Rogue {
     fn throw(&mut self, parcel: Bytes) {
         // Lost, if there is no room for it: so it is for everybody.
-        let _lost = self.endpoint.send_datagram(self.connection, parcel, true);
+        let _lost = self.endpoint.send_datagram(self.connection, 0, parcel, Instant::now());
     }
 }
 

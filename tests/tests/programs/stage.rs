@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use whimbrel_tests::daemon::Daemon;
+use whimbrel_tests::daemon::{Daemon, edit};
 use whimbrel_tests::internet::Shape;
 use whimbrel_tests::lab::{BOTH, Layout, ORIGIN_V4, World, unprivileged};
 use whimbrel_tests::role;
@@ -79,6 +79,47 @@ impl Stage {
         let stage = Self { client, _gateway: gateway, world, wrapped: false };
         stage.until_active("wifi0")?;
         Ok(stage)
+    }
+
+    /// Both daemons in the lab with everything carried, pings included; what is started on the laptop
+    /// may be wrapped.
+    pub(crate) fn raise_for_pings(wrapped: bool) -> Result<Self> {
+        let world = World::build(Layout::standard())?;
+        world
+            .host("gateway")
+            .run(|_| fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0"))
+            .context("letting the gateway ping")?;
+        let gateway = world.start_gateway()?;
+        world.join_client("laptop")?;
+        edit(&world.client_config("laptop"), |table| {
+            let capture = table.entry("capture").or_insert_with(|| toml::Table::new().into());
+            if let Some(capture) = capture.as_table_mut() {
+                capture.insert("mode".to_owned(), "all".into());
+            }
+        })?;
+        let client = world.start_client("laptop")?;
+        let stage = Self { client, _gateway: gateway, world, wrapped };
+        let begin = Instant::now();
+        while !stage.captures_pings()? {
+            ensure!(begin.elapsed() < PATIENCE, "pings are not captured");
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(stage)
+    }
+
+    /// Whether the host's rules lead pings to the gateway.
+    fn captures_pings(&self) -> Result<bool> {
+        self.world.host("laptop").run(|wiring| {
+            let rules = [wiring.rules(false)?, wiring.rules(true)?];
+            let captures = |rules: &_| format!("{rules:?}").contains("DestinationPortRange");
+            Ok(rules.iter().all(captures))
+        })
+    }
+
+    /// Pings that the gateway has answered.
+    pub(crate) fn pings(&self) -> Result<u64> {
+        let status = self.client.status(&self.world)?;
+        status["datagrams"]["echo_replies"].as_u64().context("the status tells of pings")
     }
 
     /// The same, where everything that is started on the laptop is wrapped, without privilege.

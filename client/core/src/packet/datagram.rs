@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     IPV4_HEADER, IPV6_HEADER, Malformed, PROTOCOL_UDP, Unreachable, be16, compose, compose_error,
-    fill_checksum, header_length, parse_ipv4, parse_ipv6, unreachable, write_header,
+    fill_checksum, header_length, parse_ipv4, parse_ipv6, protocol, unreachable, write_header,
 };
 
 /// Bytes of a UDP header.
@@ -16,14 +16,7 @@ const LARGEST_PAYLOAD: usize = 65_535 - IPV4_HEADER - UDP_HEADER;
 /// Whether this is a UDP packet or a fragment of one, or looks like it so far.
 #[must_use]
 pub fn is_datagram(packet: &[u8]) -> bool {
-    let protocol = match packet.first().map(|first| first >> 4) {
-        Some(4) => packet.get(9),
-        // Behind the header of a fragment.
-        Some(6) if packet.get(6) == Some(&44) => packet.get(IPV6_HEADER),
-        Some(6) => packet.get(6),
-        Some(_) | None => None,
-    };
-    protocol == Some(&PROTOCOL_UDP)
+    protocol(packet) == Some(PROTOCOL_UDP)
 }
 
 /// A UDP datagram whose headers have been checked, its checksum excepted.

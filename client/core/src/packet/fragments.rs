@@ -1,4 +1,4 @@
-//! UDP packets the kernel cut into fragments, because they are larger than the TUN's MTU, put
+//! Packets of UDP and ICMP that the kernel cut into fragments, because they are larger than the TUN's MTU, put
 //! together again (RFC 791 §3.2, RFC 8200 §4.5).
 //!
 //! Their sender is this host's own kernel, so fragments come together and in order. What does not
@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{IPV4_HEADER, IPV6_HEADER, PROTOCOL_UDP, be16, be32, fill_ipv4_checksum, set_length};
+use super::{
+    IPV4_HEADER, IPV6_HEADER, NEXT_FRAGMENT, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_UDP, be16,
+    be32, fill_ipv4_checksum, set_length,
+};
 use crate::engine::DeviceId;
 
-/// IPv6's fragment header: its number, and its bytes.
-const NEXT_FRAGMENT: u8 = 44;
+/// Bytes of IPv6's fragment header.
 const FRAGMENT_HEADER: usize = 8;
 
 /// Datagrams put together at the same time: what several programs send in the same moment.
@@ -32,6 +34,7 @@ struct Key {
     device: DeviceId,
     source: IpAddr,
     destination: IpAddr,
+    protocol: u8,
     number: u32,
 }
 
@@ -47,6 +50,7 @@ struct Packet {
 struct Piece<'a> {
     source: IpAddr,
     destination: IpAddr,
+    protocol: u8,
     number: u32,
     header: usize,
     offset: usize,
@@ -55,11 +59,11 @@ struct Piece<'a> {
 }
 
 impl Fragments {
-    /// Takes a fragment; the whole packet with the last one. What is no fragment of UDP is nothing.
+    /// Takes a fragment; the whole packet with the last one. What is no fragment of UDP or ICMP is nothing.
     pub fn take(&mut self, device: DeviceId, packet: &[u8], now: Instant) -> Option<Vec<u8>> {
         let piece = Piece::parse(packet)?;
-        let Piece { source, destination, number, .. } = piece;
-        let key = Key { device, source, destination, number };
+        let Piece { source, destination, protocol, number, .. } = piece;
+        let key = Key { device, source, destination, protocol, number };
         if piece.offset == 0 {
             self.begin(key, packet, piece.header, now);
         }
@@ -74,10 +78,10 @@ impl Fragments {
         if piece.more {
             return None;
         }
-        self.packets.remove(&key).and_then(Packet::finish)
+        self.packets.remove(&key).and_then(|packet| packet.finish(protocol))
     }
 
-    /// Whether this is a fragment of a UDP packet.
+    /// Whether this is a fragment of a packet of UDP or ICMP.
     #[must_use]
     pub fn is_fragment(packet: &[u8]) -> bool {
         Piece::parse(packet).is_some()
@@ -98,7 +102,7 @@ impl Fragments {
 
 impl Packet {
     /// The packet as if it had never been cut; `None` if it could not have been one packet.
-    fn finish(mut self) -> Option<Vec<u8>> {
+    fn finish(mut self, protocol: u8) -> Option<Vec<u8>> {
         if self.header == IPV4_HEADER {
             if self.bytes.len() > usize::from(u16::MAX) {
                 return None;
@@ -107,7 +111,7 @@ impl Packet {
             set_length(&mut self.bytes, IPV4_HEADER);
             fill_ipv4_checksum(&mut self.bytes[..IPV4_HEADER]);
         } else {
-            self.bytes[6] = PROTOCOL_UDP;
+            self.bytes[6] = protocol;
             set_length(&mut self.bytes, IPV6_HEADER);
         }
         Some(self.bytes)
@@ -124,7 +128,9 @@ impl<'a> Piece<'a> {
     }
 
     fn parse_v4(packet: &'a [u8]) -> Option<Self> {
-        let plain = packet.len() >= IPV4_HEADER && packet[0] == 0x45 && packet[9] == PROTOCOL_UDP;
+        let plain = packet.len() >= IPV4_HEADER
+            && packet[0] == 0x45
+            && matches!(packet[9], PROTOCOL_UDP | PROTOCOL_ICMP);
         if !plain || be16(packet, 6) & 0x3fff == 0 {
             return None;
         }
@@ -132,6 +138,7 @@ impl<'a> Piece<'a> {
         Some(Self {
             source: IpAddr::from(be32(packet, 12).to_be_bytes()),
             destination: IpAddr::from(be32(packet, 16).to_be_bytes()),
+            protocol: packet[9],
             number: u32::from(be16(packet, 4)),
             header: IPV4_HEADER,
             offset: usize::from(be16(packet, 6) & 0x1fff) * 8,
@@ -143,7 +150,7 @@ impl<'a> Piece<'a> {
     fn parse_v6(packet: &'a [u8]) -> Option<Self> {
         let begin = IPV6_HEADER + FRAGMENT_HEADER;
         let plain = packet.len() >= begin && packet[6] == NEXT_FRAGMENT;
-        if !plain || packet[IPV6_HEADER] != PROTOCOL_UDP {
+        if !plain || !matches!(packet[IPV6_HEADER], PROTOCOL_UDP | PROTOCOL_ICMPV6) {
             return None;
         }
         let bytes = packet.get(begin..IPV6_HEADER + usize::from(be16(packet, 4)))?;
@@ -156,6 +163,7 @@ impl<'a> Piece<'a> {
         Some(Self {
             source: address(8),
             destination: address(24),
+            protocol: packet[IPV6_HEADER],
             number: be32(packet, IPV6_HEADER + 4),
             header: IPV6_HEADER,
             offset: usize::from(place & 0xfff8),

@@ -23,6 +23,7 @@ fn plan(include: &[&str], exclude: &[&str], own: &[&str], paused: bool) -> Plan 
         table: TABLE,
         paused,
         datagrams: None,
+        echoes: false,
     })
 }
 
@@ -104,6 +105,7 @@ fn a_family_without_tun_address_or_inclusion_is_left_alone() {
         table: TABLE,
         paused: false,
         datagrams: None,
+        echoes: false,
     });
     assert_eq!(no_v6.routes().len(), 1);
     assert!(no_v6.rules().iter().all(|rule| rule.family == Family::V4));
@@ -123,6 +125,7 @@ fn udp_is_captured_beside_tcp_from_ports_the_kernel_chose() {
         table: TABLE,
         paused: false,
         datagrams: Some(EPHEMERAL),
+        echoes: true,
     });
     let lines = lines(&plan);
     let udp: Vec<&String> = lines.iter().filter(|line| line.contains("udp")).collect();
@@ -158,6 +161,7 @@ fn with_commands(include: &[&str], paused: bool) -> Vec<String> {
         table: TABLE,
         paused,
         datagrams: None,
+        echoes: false,
     }))
 }
 
@@ -278,6 +282,7 @@ fn any_plan() -> impl Strategy<Value = Plan> {
             table: TABLE,
             paused,
             datagrams: all.then_some(EPHEMERAL),
+            echoes: all,
         })
     })
 }

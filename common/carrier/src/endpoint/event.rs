@@ -36,8 +36,6 @@ pub enum Event {
     Stopped(Stream, u64),
     /// Datagrams came: [`Endpoint::receive_datagram`](super::Endpoint::receive_datagram) yields them.
     Datagrams,
-    /// There is room for datagrams again.
-    DatagramsUnblocked,
     /// A path was validated and may carry data.
     PathOpened(Path),
     /// A path is gone, or never came to be.
@@ -101,7 +99,8 @@ impl Slot {
             noq_proto::Event::Stream(event) => translate_stream(&event),
             noq_proto::Event::Path(event) => translate_path(event),
             noq_proto::Event::DatagramReceived => Some(Event::Datagrams),
-            noq_proto::Event::DatagramsUnblocked => Some(Event::DatagramsUnblocked),
+            // What waits is handed on whenever the engine sends.
+            noq_proto::Event::DatagramsUnblocked => None,
             noq_proto::Event::HandshakeDataReady
             | noq_proto::Event::HandshakeConfirmed
             | noq_proto::Event::NatTraversal(_) => None,

@@ -187,7 +187,6 @@ impl Client {
             | Event::PathOpened(_)
             | Event::PathClosed(_)
             | Event::Datagrams
-            | Event::DatagramsUnblocked
             | Event::PathStatus { .. } => {}
         }
     }
@@ -216,7 +215,6 @@ impl Client {
             | Event::PathOpened(_)
             | Event::PathClosed(_)
             | Event::Datagrams
-            | Event::DatagramsUnblocked
             | Event::PathStatus { .. } => {}
         }
     }

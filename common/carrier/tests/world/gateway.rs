@@ -159,7 +159,6 @@ impl Gateway {
             Event::PathOpened(_)
             | Event::PathClosed(_)
             | Event::Datagrams
-            | Event::DatagramsUnblocked
             | Event::PathStatus { .. }
             | Event::StreamsAvailable => {}
         }

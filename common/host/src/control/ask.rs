@@ -63,6 +63,17 @@ impl Line {
         Ok(Self { stream })
     }
 
+    /// Another connection to the same daemon, for another question.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    pub fn another(&self) -> Result<Self, AskError> {
+        let peer = self.stream.peer_addr()?;
+        let path =
+            peer.as_pathname().ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
+        Self::open(path)
+    }
+
     /// Asks for one answer, and passes at most four descriptors with the question.
     ///
     /// # Errors

@@ -6,8 +6,13 @@ fn remote(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
+fn echo(association: u64, remote: &str, sequence: u16) -> Echo {
+    Echo { association: Association(association), remote: remote.parse().unwrap(), sequence }
+}
+
 fn parcels() -> Vec<Parcel> {
     let (v4, v6) = (remote("192.0.2.1:443"), remote("[2001:db8::1]:53"));
+    let (echo4, echo6) = (echo(4, "192.0.2.1", 7), echo(1 << 40, "2001:db8::1", 65_535));
     vec![
         Parcel::Datagram {
             association: Association(1),
@@ -17,6 +22,10 @@ fn parcels() -> Vec<Parcel> {
         Parcel::Datagram { association: Association(70_000), remote: v6, payload: Bytes::new() },
         Parcel::Unreachable { association: Association(2), remote: v6, reason: Undelivered::Port },
         Parcel::Renew { association: Association(3), remote: v4 },
+        Parcel::Echo { echo: echo4, hops: 64, payload: Bytes::from_static(b"ping") },
+        Parcel::Echo { echo: echo6, hops: 0, payload: Bytes::new() },
+        Parcel::EchoFailed { echo: echo4, by: v4.ip(), reason: Undelivered::Host },
+        Parcel::EchoFailed { echo: echo6, by: v6.ip(), reason: Undelivered::Expired },
     ]
 }
 
@@ -31,6 +40,19 @@ fn parcels_come_back_as_they_went() {
 fn a_datagram_has_these_bytes() {
     let bytes = encode_datagram(Association(5), remote("192.0.2.1:443"), b"?");
     assert_eq!(bytes[..], [0, 5, 4, 192, 0, 2, 1, 1, 187, b'?']);
+}
+
+#[test]
+fn an_echo_has_these_bytes() {
+    let bytes = encode_echo(echo(5, "192.0.2.1", 258), 63, b"!");
+    assert_eq!(bytes[..], [3, 5, 4, 192, 0, 2, 1, 1, 2, 63, b'!']);
+    let failed = Parcel::EchoFailed {
+        echo: echo(5, "192.0.2.1", 258),
+        by: "198.51.100.1".parse().unwrap(),
+        reason: Undelivered::Expired,
+    };
+    let bytes = encode_parcel(&failed);
+    assert_eq!(bytes[..], [4, 5, 4, 192, 0, 2, 1, 1, 2, 4, 198, 51, 100, 1, 4]);
 }
 
 #[test]
@@ -52,8 +74,8 @@ fn what_is_cut_short_or_too_long_is_malformed() {
     for parcel in parcels() {
         let whole = encode_parcel(&parcel);
         let payload = match &parcel {
-            Parcel::Datagram { payload, .. } => payload.len(),
-            Parcel::Unreachable { .. } | Parcel::Renew { .. } => {
+            Parcel::Datagram { payload, .. } | Parcel::Echo { payload, .. } => payload.len(),
+            Parcel::Unreachable { .. } | Parcel::Renew { .. } | Parcel::EchoFailed { .. } => {
                 let mut longer = BytesMut::from(&whole[..]);
                 longer.put_u8(0);
                 assert!(decode_parcel(longer.freeze()).is_err(), "{parcel:?}");
@@ -101,7 +123,7 @@ proptest! {
     #[test]
     fn any_datagram_comes_back(
         association in 0..=super::super::MAX_VARINT,
-        ip: std::net::IpAddr,
+        ip: IpAddr,
         port: u16,
         payload: Vec<u8>,
     ) {

@@ -56,6 +56,18 @@ fn what_the_client_sends_keeps_a_port_for_five_minutes() {
 }
 
 #[test]
+fn an_echo_keeps_its_identifier_for_a_minute_and_is_no_datagram() {
+    let (mut table, now) = opened("192.0.2.1:0");
+    assert_eq!(table.send(ONE, address("198.51.100.9:0"), now), Way::Open(OutletNumber(7)));
+    assert_eq!(table.send(ONE, address("192.0.2.1:443"), now), Way::Impossible);
+    assert!(table.admits(ONE, address("198.51.100.9:0").ip()));
+    assert_eq!(table.expire(after(now, 59)), []);
+    assert_eq!(table.expire(after(now, 60)), [OutletNumber(7)]);
+    let (mut table, now) = opened("192.0.2.1:443");
+    assert_eq!(table.send(ONE, address("192.0.2.1:0"), now), Way::Impossible);
+}
+
+#[test]
 fn a_question_to_a_name_server_keeps_a_port_for_seconds() {
     let (mut table, now) = opened("192.0.2.1:53");
     assert_eq!(table.deadline(), Some(now + QUESTION));
@@ -106,7 +118,7 @@ enum Act {
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        3 => (0..12_u64, prop_oneof![Just(53_u16), Just(443)], any::<bool>())
+        3 => (0..12_u64, prop_oneof![Just(53_u16), Just(443), Just(0)], any::<bool>())
             .prop_map(|(association, port, v4)| Act::Send { association, port, v4 }),
         1 => (0..400_u64).prop_map(|seconds| Act::Wait { seconds }),
     ]
