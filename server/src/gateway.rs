@@ -191,6 +191,11 @@ impl Gateway {
         }
     }
 
+    /// Addresses of this machine are these now. No client may reach them; flows that exist stay.
+    pub fn set_own(&mut self, own: impl IntoIterator<Item = IpAddr>) {
+        self.policy.set_own(own);
+    }
+
     /// A datagram arrived.
     pub fn handle_datagram(
         &mut self,

@@ -3,7 +3,7 @@
 //! Each slot owns its clients and their flows, the head owns the files and whoever asks from
 //! outside. Neither waits for the other: what is asked is answered by a word of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use whimbrel_carrier::Connection;
@@ -90,6 +90,8 @@ pub(crate) enum ToSlot {
     Pulse,
     /// Whom this machine asks for names has changed.
     Resolvers(Vec<SocketAddr>),
+    /// The addresses of this machine have changed.
+    Own(Vec<IpAddr>),
     /// The configuration has changed.
     Configure(Arc<GatewayConfig>),
     /// End in good order.

@@ -13,6 +13,8 @@ mod idle;
 mod keystrokes;
 #[path = "operation/limits.rs"]
 mod limits;
+#[path = "operation/own.rs"]
+mod own;
 #[path = "operation/prometheus.rs"]
 mod prometheus;
 
@@ -20,11 +22,13 @@ use figures::*;
 use idle::*;
 use keystrokes::*;
 use limits::*;
+use own::*;
 
 suite! {
     keystrokes_pass_bulk_that_fills_the_line,
     connections_beyond_a_limit_are_refused_and_counted,
     a_limit_of_bandwidth_is_kept,
+    an_address_that_comes_later_is_the_gateways_own,
     both_daemons_tell_their_figures,
     a_trace_tells_what_happens_while_it_is_asked_for,
     daemons_with_nothing_to_do_lie_still,
