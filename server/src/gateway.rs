@@ -45,6 +45,7 @@ mod cooling;
 mod echoes;
 mod flows;
 mod parcels;
+mod ports;
 mod report;
 mod tend;
 
@@ -111,6 +112,8 @@ pub struct Gateway {
     outlets: BTreeMap<OutletNumber, Outlet>,
     /// Before then none of them is given up.
     outlets_end: Option<Instant>,
+    /// When it was told last that there is no port for one.
+    portless_at: Option<Instant>,
     port_choice: PortChoice,
     resolvers: Resolvers,
     datagrams: Datagrams,
@@ -166,6 +169,7 @@ impl Gateway {
             throttled: BTreeSet::new(),
             outlets: BTreeMap::new(),
             outlets_end: None,
+            portless_at: None,
             port_choice,
             resolvers: Resolvers::default(),
             datagrams: Datagrams { echoes: echo::is_possible(), ..Datagrams::default() },

@@ -30,13 +30,27 @@ pub struct Figures {
 
 /// The limits that can be reached, as their keys in the configuration are called.
 pub(crate) mod limit {
+    use whimbrel_gateway_core::limits::Exceeded;
+
     pub(crate) const FLOWS: &str = "flows_per_client";
     pub(crate) const DIALS: &str = "dials_per_second";
     pub(crate) const BANDWIDTH: &str = "bandwidth_per_client";
     pub(crate) const BUFFERED: &str = "buffered_per_client";
     pub(crate) const MEMORY: &str = "memory";
     pub(crate) const HALF_OPEN: &str = "half_open";
-    pub(crate) const ALL: [&str; 6] = [FLOWS, DIALS, BANDWIDTH, BUFFERED, MEMORY, HALF_OPEN];
+    pub(crate) const SESSIONS: &str = "sessions";
+    pub(crate) const PORTS: &str = "ports";
+    pub(crate) const ALL: [&str; 8] =
+        [FLOWS, DIALS, BANDWIDTH, BUFFERED, MEMORY, HALF_OPEN, SESSIONS, PORTS];
+
+    /// What a client has used up.
+    pub(crate) fn of(exceeded: Exceeded) -> &'static str {
+        match exceeded {
+            Exceeded::Flows(_) => FLOWS,
+            Exceeded::Dials(_) => DIALS,
+            Exceeded::Ports(_) | Exceeded::NewPorts(_) => PORTS,
+        }
+    }
 }
 
 impl Figures {

@@ -12,6 +12,8 @@ use whimbrel_carrier::Connection;
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::wire::{Association, Undelivered};
 
+use crate::talk::PortLease;
+
 mod bounce;
 pub(crate) mod echo;
 mod message;
@@ -29,6 +31,8 @@ pub(crate) struct Outlet {
     pub(crate) association: Association,
     /// The connection that carries its session; `None` while the session is parked.
     pub(crate) client: Option<Connection>,
+    /// Whose port it is.
+    pub(crate) lease: PortLease,
     /// It is one of ICMP.
     pub(crate) echoes: bool,
     /// The resolver that was asked through it in the gateway's name.
@@ -42,27 +46,32 @@ impl Outlet {
     pub(crate) fn open(
         v4: bool,
         wanted: u16,
-        association: Association,
-        client: Connection,
+        client: (Association, Connection),
+        lease: PortLease,
     ) -> io::Result<Self> {
         let socket = bind(v4, wanted).or_else(|_| bind(v4, 0))?;
-        Ok(Self::of(socket, false, association, client))
+        Ok(Self::of(socket, false, client, lease))
     }
 
     /// Opens an ICMP socket with the identifier `wanted`, or any if that is taken.
     pub(crate) fn open_echo(
         v4: bool,
         wanted: u16,
-        association: Association,
-        client: Connection,
+        client: (Association, Connection),
+        lease: PortLease,
     ) -> io::Result<Self> {
         let socket = echo::open(v4, wanted).or_else(|_| echo::open(v4, 0))?;
-        Ok(Self::of(socket, true, association, client))
+        Ok(Self::of(socket, true, client, lease))
     }
 
-    fn of(socket: UdpSocket, echoes: bool, association: Association, client: Connection) -> Self {
+    fn of(
+        socket: UdpSocket,
+        echoes: bool,
+        (association, client): (Association, Connection),
+        lease: PortLease,
+    ) -> Self {
         let client = Some(client);
-        Self { socket, association, client, echoes, resolver: None, queued: false }
+        Self { socket, association, client, lease, echoes, resolver: None, queued: false }
     }
 
     /// Sends one datagram.
@@ -199,7 +208,20 @@ fn read_range(text: &str) -> Option<(u16, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use whimbrel_common::config::GatewayConfig;
+    use whimbrel_gateway_core::limits::Usage;
+
     use super::*;
+    use crate::talk::SharedUsage;
+
+    #[test]
+    fn a_machine_without_a_family_of_addresses_says_so_to_the_client() {
+        let told = |errno: Errno| undelivered(&errno.into());
+        assert_eq!(told(Errno::AFNOSUPPORT), Some(Undelivered::Network));
+        assert_eq!(told(Errno::MFILE), None, "it may have one soon");
+    }
 
     #[test]
     fn an_association_has_the_same_port_again_and_others_have_others() {
@@ -226,10 +248,16 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_is_replaced_by_any() {
+        let limits = GatewayConfig::new(&"gw.example.org:443".parse().unwrap()).limits;
+        let (usage, now) = (SharedUsage::new(Usage::new(&limits)), Instant::now());
+        let client = PublicKey::from_bytes([1; 32]);
+        usage.lock().welcome(client, now);
         for v4 in [true, false] {
             let first = bind(v4, 0).unwrap();
             let taken = first.local_addr().unwrap().port();
-            let outlet = Outlet::open(v4, taken, Association(1), Connection::NONE).unwrap();
+            let lease = usage.open_port(client, now).unwrap();
+            let association = (Association(1), Connection::NONE);
+            let outlet = Outlet::open(v4, taken, association, lease).unwrap();
             assert_ne!(outlet.socket.local_addr().unwrap().port(), taken);
         }
     }

@@ -190,6 +190,14 @@ impl Parked {
         self.sessions.remove(&id).map(|(_, session)| session)
     }
 
+    /// Takes the session of a client that has waited longest.
+    pub(crate) fn evict_own(&mut self, key: &PublicKey) -> Option<Session> {
+        let own = self.sessions.iter().filter(|(_, (_, session))| session.key == *key);
+        let (id, _) = own.min_by_key(|(_, (since, _))| *since)?;
+        let id = *id;
+        self.sessions.remove(&id).map(|(_, session)| session)
+    }
+
     /// Takes the sessions that have waited for `hold`.
     pub(crate) fn expire(&mut self, now: Instant, hold: Duration) -> Vec<Session> {
         let over = self

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use whimbrel_carrier::Connection;
 use whimbrel_common::config::GatewayConfig;
@@ -13,7 +14,7 @@ use whimbrel_common::invite::Token;
 use whimbrel_common::wire::{Denial, SessionId};
 use whimbrel_gateway_core::clients::Options;
 use whimbrel_gateway_core::directory::SlotNumber;
-use whimbrel_gateway_core::limits::Usage;
+use whimbrel_gateway_core::limits::{Exceeded, Usage};
 
 use crate::control::Report;
 use crate::flow::Flow;
@@ -118,7 +119,7 @@ pub(crate) enum ToHead {
     Ended(anyhow::Result<()>),
 }
 
-/// What clients use, over all slots. It is held when a flow begins or ends, never for a byte.
+/// What clients use, over all slots. It is held when a flow or a port begins or ends, never for a byte.
 #[derive(Debug, Clone)]
 pub struct SharedUsage(Arc<Mutex<Usage>>);
 
@@ -133,5 +134,34 @@ impl SharedUsage {
     pub fn lock(&self) -> MutexGuard<'_, Usage> {
         // Counters are right between any two of their changes.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more port of a client.
+    ///
+    /// # Errors
+    /// It may have no more, or not yet.
+    pub(crate) fn open_port(&self, key: PublicKey, now: Instant) -> Result<PortLease, Exceeded> {
+        self.lock().open_port(&key, now)?;
+        Ok(PortLease { usage: self.clone(), key })
+    }
+}
+
+/// A port that counts for its client as long as this is there.
+#[derive(Debug)]
+pub(crate) struct PortLease {
+    usage: SharedUsage,
+    key: PublicKey,
+}
+
+impl PortLease {
+    /// Whose port it is.
+    pub(crate) fn key(&self) -> PublicKey {
+        self.key
+    }
+}
+
+impl Drop for PortLease {
+    fn drop(&mut self) {
+        self.usage.lock().close_port(&self.key);
     }
 }

@@ -13,7 +13,6 @@ use whimbrel_common::wire::{
     Control, Denial, FlowAnswer, FlowHeader, RESOLVER, RefuseReason, StreamCode, WireFlow,
 };
 use whimbrel_gateway_core::associations::OutletNumber;
-use whimbrel_gateway_core::limits::Exceeded;
 
 use crate::dial::{Destination, refusal};
 use crate::flow::{End, Flow, Terms, Turn};
@@ -97,10 +96,7 @@ impl Gateway {
         if let Err(exceeded) = self.usage.lock().open(&peer.key, now) {
             debug!(client = %session.name, %exceeded, "Limited");
             self.stats.limited += 1;
-            self.figures.limits.count(match exceeded {
-                Exceeded::Flows(_) => limit::FLOWS,
-                Exceeded::Dials(_) => limit::DIALS,
-            });
+            self.figures.limits.count(limit::of(exceeded));
             return Err((pipe, RefuseReason::Limit));
         }
         let number = self.next_flow;

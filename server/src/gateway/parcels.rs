@@ -3,21 +3,20 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use tracing::{debug, warn};
+use tracing::debug;
 use whimbrel_carrier::{Connection, Stream};
 use whimbrel_common::path::Input;
 use whimbrel_common::wire::{
     self, Association, Denial, Parcel, RESOLVER, StreamCode, Undelivered, capability,
 };
-use whimbrel_gateway_core::associations::{OutletNumber, Way};
+use whimbrel_gateway_core::associations::OutletNumber;
 use whimbrel_gateway_core::turns::Turn;
 
 use crate::metrics::limit;
-use crate::outlet::{self, Bounce, Outlet};
+use crate::outlet::{self, Bounce};
 use crate::sessions::Session;
 
 use super::Gateway;
@@ -156,9 +155,13 @@ impl Gateway {
             remote
         };
         let outlet = self.outlet_for(connection, association, remote, now);
-        let (Some(outlet), Some(payload)) = (outlet, payload) else {
-            self.datagrams.dropped += 1;
-            return Ok(());
+        let Some(payload) = payload else { return Ok(()) };
+        let outlet = match outlet {
+            Ok(outlet) => outlet,
+            Err(why) => {
+                self.datagrams.dropped += 1;
+                return why.map_or(Ok(()), Err);
+            }
         };
         if asked {
             outlet.resolver = Some(remote);
@@ -180,57 +183,8 @@ impl Gateway {
         }
     }
 
-    /// The port of an association, which is opened if there is none.
-    pub(super) fn outlet_for(
-        &mut self,
-        connection: Connection,
-        association: Association,
-        remote: SocketAddr,
-        now: Instant,
-    ) -> Option<&mut Outlet> {
-        let session = self.session_of(connection)?;
-        let outlet = match session.associations.send(association, remote, now) {
-            Way::Open(outlet) => Some(outlet),
-            Way::New => self.open_outlet(connection, association, remote, now),
-            Way::Impossible => None,
-        };
-        outlet.and_then(|outlet| self.outlets.get_mut(&outlet))
-    }
-
     pub(super) fn session_of(&mut self, connection: Connection) -> Option<&mut Session> {
         self.peers.get_mut(&connection)?.session.as_mut()
-    }
-
-    fn open_outlet(
-        &mut self,
-        connection: Connection,
-        association: Association,
-        remote: SocketAddr,
-        now: Instant,
-    ) -> Option<OutletNumber> {
-        let session = self.peers.get_mut(&connection)?.session.as_mut()?;
-        let wanted = self.port_choice.port(&session.key, association);
-        let v4 = remote.is_ipv4();
-        let number = OutletNumber(OUTLETS | self.next_flow);
-        let open = if remote.port() == 0 { Outlet::open_echo } else { Outlet::open };
-        let opened = open(v4, wanted, association, connection)
-            .and_then(|outlet| self.dialler.watch(number.0, outlet.as_fd()).map(|()| outlet));
-        let outlet = match opened {
-            Ok(outlet) => outlet,
-            Err(error) => {
-                warn!(%error, "No port for a client's datagrams");
-                return None;
-            }
-        };
-        self.next_flow += 1;
-        let evicted = session.associations.open(association, number, remote, now);
-        let ends = [self.outlets_end, session.associations.deadline()];
-        self.outlets_end = ends.into_iter().flatten().min();
-        self.outlets.insert(number, outlet);
-        if let Some(evicted) = evicted {
-            self.outlets.remove(&evicted);
-        }
-        Some(number)
     }
 
     /// The kernel has something for a port.
