@@ -18,7 +18,7 @@ use whimbrel_carrier::{
 };
 use whimbrel_common::cid::ServerId;
 use whimbrel_common::config::{GatewayConfig, Limits};
-use whimbrel_common::identity::SecretKey;
+use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::invite::Token;
 use whimbrel_common::path::{Input, PathKey, PreferredBy};
 use whimbrel_common::wire::{Control, Denial, StreamCode, VERSION};
@@ -105,7 +105,7 @@ pub struct Gateway {
     flows: BTreeMap<u64, Flow>,
     next_flow: u64,
     /// Flows that have something to do.
-    turns: Turns<Connection>,
+    turns: Turns<PublicKey>,
     /// Flows that have, but for the bandwidth of their client, and when it has some again.
     throttled: BTreeSet<(Instant, u64)>,
     /// Ports of the clients' datagrams.
@@ -233,9 +233,9 @@ impl Gateway {
         }
     }
 
-    fn enqueue(turns: &mut Turns<Connection>, number: u64, flow: &mut Flow) {
+    fn enqueue(turns: &mut Turns<PublicKey>, number: u64, flow: &mut Flow) {
         if !std::mem::replace(&mut flow.queued, true) {
-            turns.push(flow.client, number);
+            turns.push(flow.owner, number);
         }
     }
 

@@ -105,7 +105,8 @@ impl Gateway {
         }
         let place = self.keep.as_mut().and_then(|keep| keep.open_session(id, key));
         self.news.push_back(News::Opened(id, key));
-        let mut session = Session::new(id, key, name, 0);
+        let bandwidth = self.usage.bandwidth(key, now);
+        let mut session = Session::new(id, key, name, 0, bandwidth);
         session.place = place;
         Some(session)
     }
@@ -353,7 +354,8 @@ impl Gateway {
         options: &Options,
         now: Instant,
     ) {
-        let mut session = Session::new(kept.id, kept.key, name, kept.epoch);
+        let bandwidth = self.usage.bandwidth(kept.key, now);
+        let mut session = Session::new(kept.id, kept.key, name, kept.epoch, bandwidth);
         session.place = Some(kept.place);
         session.seen = kept.seen;
         if let Some(keep) = &mut self.keep {
@@ -368,7 +370,7 @@ impl Gateway {
         for kept in kept.flows {
             let (wire, number) = (kept.flow, self.next_flow);
             self.next_flow += 1;
-            match Flow::restored(kept, |socket| self.dialler.adopt(number, socket)) {
+            match Flow::restored(session.key, kept, |socket| self.dialler.adopt(number, socket)) {
                 Ok(mut flow) => {
                     flow.counted = flow.held();
                     session.held += flow.counted;

@@ -110,7 +110,7 @@ impl Gateway {
                 return Err((pipe, refusal(&error)));
             }
         };
-        let mut dialled = Flow::new(connection, pipe, destination, socket);
+        let mut dialled = Flow::new((peer.key, connection), pipe, destination, socket);
         // Before it connects: a destination must not see a connection that nobody goes on with.
         if let Err(error) = Self::shelve(&mut self.keep, session, &mut dialled) {
             // Counted, not told: where there is no room, every dial would say so.
@@ -293,7 +293,7 @@ impl Gateway {
             if number >= OUTLETS {
                 self.wake_outlet(OutletNumber(number));
             } else if let Some(flow) = self.flows.get_mut(&number) {
-                self.turns.push(flow.client, number);
+                self.turns.push(flow.owner, number);
             }
         }
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use tracing::debug;
 use whimbrel_carrier::{Connection, Stream};
+use whimbrel_common::identity::PublicKey;
 use whimbrel_common::path::Input;
 use whimbrel_common::wire::{
     self, Association, Denial, Parcel, RESOLVER, StreamCode, Undelivered, capability,
@@ -25,8 +26,8 @@ use super::Gateway;
 /// turn, begin here, those of flows below.
 pub(super) const OUTLETS: u64 = 1 << 63;
 
-/// Stands for what a client sends in datagrams among those that wait for their turn.
-const ARRIVED: u64 = u64::MAX;
+/// What a client sends in datagrams waits for its turn under the number of its connection after this.
+const ARRIVED: u64 = OUTLETS | 1 << 62;
 
 /// Counted for each datagram beside its payload: small ones cost as much work as larger ones.
 const LEAST: u64 = 200;
@@ -55,18 +56,19 @@ impl Gateway {
         if let Some(peer) = self.peers.get_mut(&connection)
             && !std::mem::replace(&mut peer.parcels_queued, true)
         {
-            self.turns.push(connection, ARRIVED);
+            self.turns.push(peer.key, ARRIVED | connection.index() as u64);
         }
     }
 
     /// Serves what is no flow. How many bytes that moved.
     pub(super) fn turn_datagrams(
         &mut self,
-        Turn { client, flow, budget }: Turn<Connection>,
+        Turn { flow, budget, .. }: Turn<PublicKey>,
         now: Instant,
     ) -> u64 {
-        if flow == ARRIVED {
-            self.receive_parcels(client, budget, now)
+        if flow >= ARRIVED {
+            let index = usize::try_from(flow - ARRIVED).unwrap_or(usize::MAX);
+            self.receive_parcels(Connection::at(index), budget, now)
         } else {
             self.turn_outlet(OutletNumber(flow), budget, now)
         }
@@ -192,7 +194,7 @@ impl Gateway {
         if let Some(outlet) = self.outlets.get_mut(&number)
             && !std::mem::replace(&mut outlet.queued, true)
         {
-            self.turns.push(outlet.client.unwrap_or(Connection::NONE), number.0);
+            self.turns.push(outlet.lease.key(), number.0);
         }
     }
 
