@@ -141,6 +141,20 @@ impl Associations {
         self.entries.get(&association).is_some_and(|entry| entry.remotes.contains_key(&remote))
     }
 
+    /// Takes the port of an association that has asked name servers only, and cannot ask this one: it
+    /// needs a port of the other family.
+    pub fn change_family(
+        &mut self,
+        association: Association,
+        server: SocketAddr,
+    ) -> Option<OutletNumber> {
+        let entry = self.entries.get(&association)?;
+        if !entry.asks_only || entry.v4 == server.is_ipv4() {
+            return None;
+        }
+        self.remove(association)
+    }
+
     /// Takes the port whose time is up first.
     pub fn evict(&mut self) -> Option<OutletNumber> {
         let (_, first) = self.by_end.first().copied()?;

@@ -85,10 +85,8 @@ impl Gateway {
         let resolver = (destination == RESOLVER).then(|| self.resolvers.choose(now)).flatten();
         let asked = resolver.is_some();
         let destination = resolver.unwrap_or(destination);
-        if asked {
-            // Its own resolver answers whoever is admitted, wherever it is.
-            self.resolvers.answered();
-        } else if let Err(denied) = self.policy.check(destination) {
+        // Its own resolver answers whoever is admitted, wherever it is.
+        if !asked && let Err(denied) = self.policy.check(destination) {
             debug!(client = %session.name, %denied, "Denied");
             self.stats.denied += 1;
             return Err((pipe, RefuseReason::Denied));
@@ -106,6 +104,7 @@ impl Gateway {
             Err(error) => {
                 self.usage.lock().close(&peer.key);
                 self.stats.failed += 1;
+                self.resolvers.failed(destination);
                 debug!(%destination, %error, "Cannot dial");
                 return Err((pipe, refusal(&error)));
             }
@@ -123,6 +122,7 @@ impl Gateway {
         if let Err(error) = dialled.dial(number, &self.dialler) {
             self.usage.lock().close(&peer.key);
             self.stats.failed += 1;
+            self.resolvers.failed(destination);
             debug!(%destination, %error, "Cannot dial");
             let (pipe, shelf) = dialled.abandon();
             if let (Some(keep), Some(shelf)) = (&mut self.keep, shelf) {
@@ -338,7 +338,10 @@ impl Gateway {
         session.count(moved.0, moved.1);
         self.stats.up_bytes += moved.0;
         self.stats.down_bytes += moved.1;
-        self.stats.connected += u64::from(was_dialling && !flow.is_dialling());
+        if was_dialling && !flow.is_dialling() {
+            self.stats.connected += 1;
+            self.resolvers.answered(flow.destination);
+        }
         self.memory.count(flow.counted, flow.held());
         session.held = session.held + flow.held() - flow.counted;
         flow.counted = flow.held();
@@ -383,7 +386,10 @@ impl Gateway {
             End::Complete if flow.parked => {}
             // Everything was taken; a stream that is not ended would count as open for ever.
             End::Complete => flow.pipe.conclude(&mut self.endpoint, flow.client),
-            End::Refused(_) => self.stats.failed += 1,
+            End::Refused(_) => {
+                self.stats.failed += 1;
+                self.resolvers.failed(flow.destination);
+            }
             End::ByDestination | End::ByClient | End::Violation(_) if flow.parked => {}
             End::ByDestination | End::ByClient | End::Violation(_) => {
                 flow.pipe.reset(&mut self.endpoint, flow.client);

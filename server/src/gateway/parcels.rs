@@ -156,12 +156,18 @@ impl Gateway {
         } else {
             remote
         };
+        if asked {
+            self.change_family(connection, association, remote);
+        }
         let outlet = self.outlet_for(connection, association, remote, now);
         let Some(payload) = payload else { return Ok(()) };
         let outlet = match outlet {
             Ok(outlet) => outlet,
             Err(why) => {
                 self.datagrams.dropped += 1;
+                if asked && why == Some(Undelivered::Network) {
+                    self.resolvers.failed(remote);
+                }
                 return why.map_or(Ok(()), Err);
             }
         };
@@ -180,7 +186,11 @@ impl Gateway {
             Err(error) => {
                 self.datagrams.dropped += 1;
                 debug!(%remote, %error, "A datagram cannot be sent");
-                outlet::undelivered(&error).map_or(Ok(()), Err)
+                let why = outlet::undelivered(&error);
+                if asked && why.is_some() {
+                    self.resolvers.failed(remote);
+                }
+                why.map_or(Ok(()), Err)
             }
         }
     }
@@ -269,7 +279,7 @@ impl Gateway {
             let (association, client, echoes) = (outlet.association, outlet.client, outlet.echoes);
             let asked_resolver = outlet.resolver == Some(remote);
             if asked_resolver {
-                self.resolvers.failed();
+                self.resolvers.failed(remote);
             }
             let session = client.and_then(|client| self.session_of(client));
             let asked = session
@@ -318,7 +328,7 @@ impl Gateway {
         self.datagrams.down += 1;
         let answered = resolver == Some(remote);
         if answered {
-            self.resolvers.answered();
+            self.resolvers.answered(remote);
         }
         let from = if answered { RESOLVER } else { remote };
         let parcel = wire::encode_datagram(association, from, &self.scratch[..length]);

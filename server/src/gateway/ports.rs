@@ -46,6 +46,20 @@ impl Gateway {
         self.outlets.get_mut(&number).ok_or(LOST)
     }
 
+    /// A query that cannot go where its predecessors went has a port of the other family from now on.
+    pub(super) fn change_family(
+        &mut self,
+        connection: Connection,
+        association: Association,
+        server: SocketAddr,
+    ) {
+        let session = self.session_of(connection);
+        let old = session.and_then(|it| it.associations.change_family(association, server));
+        if let Some(old) = old {
+            self.outlets.remove(&old);
+        }
+    }
+
     fn open_outlet(
         &mut self,
         connection: Connection,

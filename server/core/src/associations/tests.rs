@@ -68,6 +68,18 @@ fn an_echo_keeps_its_identifier_for_a_minute_and_is_no_datagram() {
 }
 
 #[test]
+fn a_question_to_a_server_of_the_other_family_gets_another_port() {
+    let (mut table, now) = opened("192.0.2.1:53");
+    let (near, other) = (address("198.51.100.9:53"), address("[2001:db8::1]:53"));
+    assert_eq!(table.change_family(ONE, near), None, "this port does");
+    assert_eq!(table.send(ONE, other, now), Way::Impossible);
+    assert_eq!(table.change_family(ONE, other), Some(OutletNumber(7)));
+    assert_eq!(table.send(ONE, other, now), Way::New);
+    let (mut table, _) = opened("192.0.2.1:443");
+    assert_eq!(table.change_family(ONE, other), None, "it has more to lose than a question");
+}
+
+#[test]
 fn a_question_to_a_name_server_keeps_a_port_for_seconds() {
     let (mut table, now) = opened("192.0.2.1:53");
     assert_eq!(table.deadline(), Some(now + QUESTION));
