@@ -268,7 +268,11 @@ impl Head {
                 Wake::Order(Order::Reload) => self.reload(),
                 Wake::Order(Order::Stop) => break,
                 Wake::Changed => self.drop_revoked(),
-                Wake::Readdressed => self.tell_own(),
+                Wake::Readdressed => {
+                    self.tell_own();
+                    // Where addresses come from, name servers do.
+                    self.tell_resolvers();
+                }
                 Wake::Time => self.go_round(Instant::now()),
             }
         }
@@ -445,6 +449,8 @@ impl Head {
             Err(error) => warn!(error = format!("{error:#}"), "The configuration stays as it was"),
         }
         self.drop_revoked();
+        self.tell_resolvers();
+        self.tell_own();
         service::ready();
     }
 

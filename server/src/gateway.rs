@@ -185,6 +185,7 @@ impl Gateway {
     /// Changes what [`new`](Self::new) was told of destinations and limits. Flows that exist stay.
     pub fn configure(&mut self, config: &GatewayConfig) {
         self.policy.reconfigure(&config.egress);
+        self.silence_denied();
         self.usage.lock().reconfigure(&config.limits);
         self.limits = config.limits;
         self.memory.confine(memory(&self.limits, self.slots));
@@ -198,6 +199,7 @@ impl Gateway {
     /// Addresses of this machine are these now. No client may reach them; flows that exist stay.
     pub fn set_own(&mut self, own: impl IntoIterator<Item = IpAddr>) {
         self.policy.set_own(own);
+        self.silence_denied();
     }
 
     /// A datagram arrived.

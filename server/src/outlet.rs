@@ -3,7 +3,9 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use ring::hmac;
 use rustix::io::Errno;
@@ -35,11 +37,15 @@ pub(crate) struct Outlet {
     pub(crate) lease: PortLease,
     /// It is one of ICMP.
     pub(crate) echoes: bool,
-    /// The resolver that was asked through it in the gateway's name.
-    pub(crate) resolver: Option<SocketAddr>,
+    /// The name servers that were asked through it in the gateway's name, the last one last.
+    asked: Vec<SocketAddr>,
     /// It waits for its turn to be read.
     pub(crate) queued: bool,
 }
+
+/// Name servers whose answers are told from other datagrams. Machines have three at most
+/// (resolv.conf(5)), and other ones after a change of their network.
+const MOST_ASKED: usize = 6;
 
 impl Outlet {
     /// Opens the port `wanted`, or any if that is taken.
@@ -71,7 +77,24 @@ impl Outlet {
         lease: PortLease,
     ) -> Self {
         let client = Some(client);
-        Self { socket, association, client, lease, echoes, resolver: None, queued: false }
+        Self { socket, association, client, lease, echoes, asked: Vec::new(), queued: false }
+    }
+
+    /// A name server is asked through it in the gateway's name.
+    pub(crate) fn asks(&mut self, server: SocketAddr) {
+        if self.asked.last() == Some(&server) {
+            return;
+        }
+        self.asked.retain(|known| *known != server);
+        if self.asked.len() >= MOST_ASKED {
+            self.asked.remove(0);
+        }
+        self.asked.push(server);
+    }
+
+    /// Whether it is such a name server: one may answer after another was asked.
+    pub(crate) fn has_asked(&self, server: SocketAddr) -> bool {
+        self.asked.contains(&server)
     }
 
     /// Sends one datagram.
@@ -173,8 +196,7 @@ pub(crate) fn undelivered(error: &io::Error) -> Option<Undelivered> {
 #[derive(Debug)]
 pub(crate) struct PortChoice {
     key: hmac::Key,
-    first: u16,
-    count: u16,
+    ports: Vec<u16>,
 }
 
 /// What the kernel chooses from unless it is told otherwise (`ip-sysctl`, ip_local_port_range).
@@ -183,10 +205,11 @@ const PORTS: (u16, u16) = (32_768, 60_999);
 impl PortChoice {
     /// The choice of the gateway with this key.
     pub(crate) fn new(key: &SecretKey) -> Self {
-        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
-        let (first, last) = text.ok().as_deref().and_then(read_range).unwrap_or(PORTS);
+        let read = |name| std::fs::read_to_string(Path::new("/proc/sys/net/ipv4").join(name)).ok();
+        let range = read("ip_local_port_range").as_deref().and_then(read_range);
+        let reserved = read("ip_local_reserved_ports");
         let key = hmac::Key::new(hmac::HMAC_SHA256, key.seed());
-        Self { key, first, count: (last - first).saturating_add(1) }
+        Self { key, ports: eligible(range.unwrap_or(PORTS), reserved.as_deref()) }
     }
 
     /// The port of an association.
@@ -195,8 +218,10 @@ impl PortChoice {
         let tag = hmac::sign(&self.key, &what);
         let number =
             tag.as_ref().iter().take(4).fold(0_u32, |all, byte| all << 8 | u32::from(*byte));
-        let offset = number % u32::from(self.count);
-        self.first.saturating_add(u16::try_from(offset).unwrap_or_default())
+        let count = u32::try_from(self.ports.len()).unwrap_or(u32::MAX).max(1);
+        let place = usize::try_from(number % count).unwrap_or_default();
+        // Any, where every one is reserved.
+        self.ports.get(place).copied().unwrap_or_default()
     }
 }
 
@@ -204,6 +229,20 @@ fn read_range(text: &str) -> Option<(u16, u16)> {
     let mut numbers = text.split_whitespace().map(str::parse);
     let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
     (first <= last).then_some((first, last))
+}
+
+/// The ports of a range that are not kept for somebody else: `8080,9148-9160` (`ip-sysctl`,
+/// ip_local_reserved_ports).
+fn eligible((first, last): (u16, u16), reserved: Option<&str>) -> Vec<u16> {
+    let reserved = reserved.unwrap_or_default().trim().split(',');
+    let reserved: Vec<_> = reserved.filter_map(read_ports).collect();
+    let free = |port: &u16| !reserved.iter().any(|ports| ports.contains(port));
+    (first..=last).filter(free).collect()
+}
+
+fn read_ports(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some(first.parse().ok()?..=last.parse().ok()?)
 }
 
 #[cfg(test)]
@@ -230,8 +269,7 @@ mod tests {
             let client = PublicKey::from_bytes([client; 32]);
             let port = |number| choice.port(&client, Association(number));
             let ports: Vec<u16> = (0..50).map(port).collect();
-            let last = choice.first + (choice.count - 1);
-            assert!(ports.iter().all(|port| (choice.first..=last).contains(port)));
+            assert!(ports.iter().all(|port| choice.ports.contains(port)));
             ports
         };
         assert_eq!(ports(1, 1), ports(1, 1));
@@ -247,17 +285,40 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_taken_is_replaced_by_any() {
+    fn ports_that_are_reserved_are_left_to_whom_they_are_for() {
+        assert_eq!(eligible((10, 15), None), [10, 11, 12, 13, 14, 15]);
+        assert_eq!(eligible((10, 15), Some("\n")), [10, 11, 12, 13, 14, 15]);
+        assert_eq!(eligible((10, 15), Some("9,11,13-14,70\n")), [10, 12, 15]);
+        assert!(eligible((10, 15), Some("1-65535\n")).is_empty());
+    }
+
+    fn lease() -> PortLease {
         let limits = GatewayConfig::new(&"gw.example.org:443".parse().unwrap()).limits;
         let (usage, now) = (SharedUsage::new(Usage::new(&limits)), Instant::now());
         let client = PublicKey::from_bytes([1; 32]);
         usage.lock().welcome(client, now);
+        usage.open_port(client, now).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_one_even_if_another_server_was_asked_since() {
+        let of = |last| SocketAddr::from(([192, 0, 2, last], 53));
+        let association = (Association(1), Connection::NONE);
+        let mut outlet = Outlet::open(true, 0, association, lease()).unwrap();
+        assert!(!outlet.has_asked(of(1)));
+        [1, 2, 1].into_iter().for_each(|last| outlet.asks(of(last)));
+        assert!(outlet.has_asked(of(1)) && outlet.has_asked(of(2)) && !outlet.has_asked(of(3)));
+        (3..=7).for_each(|last| outlet.asks(of(last)));
+        assert!(outlet.has_asked(of(1)) && !outlet.has_asked(of(2)), "the oldest was forgotten");
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_replaced_by_any() {
         for v4 in [true, false] {
             let first = bind(v4, 0).unwrap();
             let taken = first.local_addr().unwrap().port();
-            let lease = usage.open_port(client, now).unwrap();
             let association = (Association(1), Connection::NONE);
-            let outlet = Outlet::open(v4, taken, association, lease).unwrap();
+            let outlet = Outlet::open(v4, taken, association, lease()).unwrap();
             assert_ne!(outlet.socket.local_addr().unwrap().port(), taken);
         }
     }

@@ -161,6 +161,11 @@ impl Associations {
         self.remove(first)
     }
 
+    /// Only addresses of which this is true may answer from now on.
+    pub fn retain_remotes(&mut self, may: impl Fn(IpAddr) -> bool) {
+        self.entries.values_mut().for_each(|entry| entry.remotes.retain(|remote, _| may(*remote)));
+    }
+
     /// The ports whose time is up.
     pub fn expire(&mut self, now: Instant) -> Vec<OutletNumber> {
         let mut over = Vec::new();

@@ -1,7 +1,7 @@
 //! The gateway's own name servers, which answer for its clients: one is asked at a time, and the next
 //! one when it is silent.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// A server that has left a query unanswered for so long is silent. Resolvers of programs ask again
@@ -23,6 +23,12 @@ impl Resolvers {
         if servers != self.servers {
             *self = Self { servers, ..Self::default() };
         }
+    }
+
+    /// Whether it is among those that are asked.
+    #[must_use]
+    pub fn contains(&self, server: IpAddr) -> bool {
+        self.servers.iter().any(|known| known.ip() == server)
     }
 
     /// Whom to ask; `None` without any.

@@ -160,11 +160,10 @@ impl Gateway {
             self.change_family(connection, association, remote);
         }
         let outlet = self.outlet_for(connection, association, remote, now);
-        let Some(payload) = payload else { return Ok(()) };
         let outlet = match outlet {
             Ok(outlet) => outlet,
             Err(why) => {
-                self.datagrams.dropped += 1;
+                self.datagrams.dropped += u64::from(payload.is_some());
                 if asked && why == Some(Undelivered::Network) {
                     self.resolvers.failed(remote);
                 }
@@ -172,8 +171,9 @@ impl Gateway {
             }
         };
         if asked {
-            outlet.resolver = Some(remote);
+            outlet.asks(remote);
         }
+        let Some(payload) = payload else { return Ok(()) };
         match outlet.send(&payload, remote) {
             Ok(()) => {
                 self.datagrams.up += 1;
@@ -257,8 +257,8 @@ impl Gateway {
         match outlet.receive(&mut self.scratch) {
             Ok((length, remote)) => {
                 let (association, client) = (outlet.association, outlet.client);
-                let resolver = outlet.resolver;
-                self.take_in(association, client, (remote, resolver), length, now);
+                let answered = outlet.has_asked(remote);
+                self.take_in(association, client, (remote, answered), length, now);
                 Some(length as u64)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -277,7 +277,7 @@ impl Gateway {
             let Ok(bounce) = outlet.bounced() else { return };
             let Bounce { remote, reason, .. } = bounce;
             let (association, client, echoes) = (outlet.association, outlet.client, outlet.echoes);
-            let asked_resolver = outlet.resolver == Some(remote);
+            let asked_resolver = outlet.has_asked(remote);
             if asked_resolver {
                 self.resolvers.failed(remote);
             }
@@ -307,7 +307,7 @@ impl Gateway {
         &mut self,
         association: Association,
         client: Option<Connection>,
-        (remote, resolver): (SocketAddr, Option<SocketAddr>),
+        (remote, answered): (SocketAddr, bool),
         length: usize,
         now: Instant,
     ) {
@@ -326,7 +326,6 @@ impl Gateway {
         session.count_datagrams(0, length as u64);
         self.stats.down_bytes += length as u64;
         self.datagrams.down += 1;
-        let answered = resolver == Some(remote);
         if answered {
             self.resolvers.answered(remote);
         }

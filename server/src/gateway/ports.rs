@@ -60,6 +60,18 @@ impl Gateway {
         }
     }
 
+    /// Whom clients have sent to and may not send to any more does not answer any more either.
+    pub(super) fn silence_denied(&mut self) {
+        let (policy, resolvers) = (&self.policy, &self.resolvers);
+        // Port 25 is the only one that matters, and no other one stands for it.
+        let may =
+            |remote| resolvers.contains(remote) || policy.check(SocketAddr::new(remote, 0)).is_ok();
+        let attached = self.peers.values_mut().filter_map(|peer| peer.session.as_mut());
+        for session in attached.chain(self.parked.iter_mut()) {
+            session.associations.retain_remotes(may);
+        }
+    }
+
     fn open_outlet(
         &mut self,
         connection: Connection,

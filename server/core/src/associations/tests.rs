@@ -44,6 +44,15 @@ fn only_whom_it_has_sent_to_may_answer_from_any_port() {
 }
 
 #[test]
+fn who_is_denied_now_may_not_answer_any_more() {
+    let (mut table, now) = opened("192.0.2.1:443");
+    table.send(ONE, address("198.51.100.9:1"), now);
+    table.retain_remotes(|remote| remote != address("192.0.2.1:0").ip());
+    assert!(!table.admits(ONE, address("192.0.2.1:443").ip()));
+    assert!(table.admits(ONE, address("198.51.100.9:1").ip()));
+}
+
+#[test]
 fn what_the_client_sends_keeps_a_port_for_five_minutes() {
     let (mut table, now) = opened("192.0.2.1:443");
     assert_eq!(table.expire(after(now, 299)), []);
