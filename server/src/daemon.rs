@@ -34,7 +34,7 @@ use crate::ports::Listening;
 use crate::slot::{self, Inheritance, STRAYS, Start};
 use crate::state::{EnrolError, State};
 use crate::talk::{Attach, Moved, News, SharedUsage, ToHead, ToSlot};
-use crate::watch::FolderWatch;
+use crate::watch::Watch;
 
 /// What the daemon starts with.
 #[derive(Debug)]
@@ -102,6 +102,9 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
         next: 0,
         watchdog: Watchdog::new(Instant::now()),
         folder: None,
+        addresses: Watch::addresses(),
+        // Only now: what changes from here on is told.
+        own: addresses::own()?,
         reload_at: Instant::now() + RELOAD_EVERY,
         alarm: Alarm::new().context("cannot make a timer")?,
         resolvers: Vec::new(),
@@ -111,7 +114,7 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
     let kept = head.go_on(passed.kept, count);
     listening.steer(count);
     let (config, key) = (Arc::new(launch.config), launch.key);
-    spawn_slots(listening, kept, &config, &key, inboxes, &tell_head)?;
+    spawn_slots(listening, kept, (&config, &key), &head.own, inboxes, &tell_head)?;
     drop(tell_head);
     head.await_slots().await?;
     head.tell_resolvers();
@@ -128,12 +131,11 @@ async fn serve(launch: Launch) -> anyhow::Result<()> {
 fn spawn_slots(
     listening: Listening,
     kept: Vec<Option<Inheritance>>,
-    config: &Arc<GatewayConfig>,
-    key: &SecretKey,
+    (config, key): (&Arc<GatewayConfig>, &SecretKey),
+    own: &[IpAddr],
     inboxes: Vec<mpsc::UnboundedReceiver<ToSlot>>,
     head: &mpsc::UnboundedSender<(SlotNumber, ToHead)>,
 ) -> anyhow::Result<()> {
-    let own: Vec<_> = addresses::own()?.into_iter().collect();
     let usage = SharedUsage::new(Usage::new(&config.limits));
     let count = u8::try_from(inboxes.len()).unwrap_or(u8::MAX);
     let (neighbours, strays): (Vec<_>, Vec<_>) =
@@ -145,7 +147,7 @@ fn spawn_slots(
             number: SlotNumber(number),
             config: Arc::clone(config),
             key: SecretKey::from_seed(*key.seed()),
-            own: own.clone(),
+            own: own.to_vec(),
             usage: usage.clone(),
             sockets,
             kept,
@@ -173,7 +175,10 @@ struct Head {
     next: u64,
     watchdog: Watchdog,
     /// The clients file is in it, and may be changed by hand.
-    folder: Option<FolderWatch>,
+    folder: Option<Watch>,
+    addresses: Watch,
+    /// The addresses of this machine, as the slots were told last.
+    own: Vec<IpAddr>,
     reload_at: Instant,
     alarm: Alarm,
     /// Whom this machine asks for names, as the slots were told last.
@@ -200,6 +205,8 @@ enum Wake {
     Order(Order),
     /// A file beside that of the clients, or that one.
     Changed,
+    /// The addresses of this machine may be others.
+    Readdressed,
     Time,
 }
 
@@ -255,7 +262,7 @@ impl Head {
 
     async fn run(&mut self, mut control: ControlServer) -> anyhow::Result<()> {
         let mut orders = Orders::listen()?;
-        self.folder = self.layout.clients.parent().map(FolderWatch::new);
+        self.folder = self.layout.clients.parent().map(Watch::folder);
         loop {
             match self.wait(&mut control, &mut orders).await {
                 Wake::Word(slot, word) => self.hear(slot, word)?,
@@ -263,6 +270,11 @@ impl Head {
                 Wake::Order(Order::Reload) => self.reload(),
                 Wake::Order(Order::Stop) => break,
                 Wake::Changed => self.drop_revoked(),
+                Wake::Readdressed => {
+                    self.tell_own();
+                    // Where addresses come from, name servers do.
+                    self.tell_resolvers();
+                }
                 Wake::Time => self.go_round(Instant::now()),
             }
         }
@@ -281,6 +293,8 @@ impl Head {
             order = orders.next() => Wake::Order(order),
             // Seldom, and it puts itself off: slots with much to say do not starve the watchdog.
             () = self.alarm.wait(Some(deadline)) => Wake::Time,
+            // What clients could reach until the slots know it.
+            () = self.addresses.changed() => Wake::Readdressed,
             Some((slot, word)) = self.words.recv() => Wake::Word(slot, word),
             (request, responder) = control.next() => Wake::Request(request, responder),
             () = async {
@@ -298,6 +312,7 @@ impl Head {
             self.reload_at = now + RELOAD_EVERY;
             self.drop_revoked();
             self.tell_resolvers();
+            self.tell_own();
         }
         if self.round.is_none() && self.watchdog.is_due(now) {
             self.round = Some((self.slots.len(), 0));
@@ -314,6 +329,19 @@ impl Head {
                 own.iter().map(|server| (*server, RESOLVER.port()).into()).collect();
             self.tell_all(|| ToSlot::Resolvers(servers.clone()));
             self.resolvers = own;
+        }
+    }
+
+    /// Tells the slots the addresses of this machine, which no client may reach, if they have changed.
+    fn tell_own(&mut self) {
+        match addresses::own() {
+            Ok(own) if own == self.own => {}
+            Ok(own) => {
+                debug!(?own, "Own addresses");
+                self.tell_all(|| ToSlot::Own(own.clone()));
+                self.own = own;
+            }
+            Err(error) => warn!(%error, "The addresses of this machine are taken to be as before"),
         }
     }
 
@@ -423,6 +451,8 @@ impl Head {
             Err(error) => warn!(error = format!("{error:#}"), "The configuration stays as it was"),
         }
         self.drop_revoked();
+        self.tell_resolvers();
+        self.tell_own();
         service::ready();
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use whimbrel_carrier::{Connection, Endpoint, Pipe, Pulled, StreamEnd};
+use whimbrel_common::identity::PublicKey;
 use whimbrel_common::session::{Receiver, Sender, Violation};
 use whimbrel_common::wire::{FlowAnswer, RefuseReason, StreamCode};
 
@@ -38,6 +39,7 @@ pub(crate) struct Terms {
 /// One flow.
 #[derive(Debug)]
 pub(crate) struct Flow {
+    pub(crate) owner: PublicKey,
     pub(crate) client: Connection,
     pub(crate) pipe: Pipe,
     pub(crate) destination: SocketAddr,
@@ -95,12 +97,13 @@ pub(crate) enum End {
 impl Flow {
     /// A flow that is being dialled.
     pub(crate) fn new(
-        client: Connection,
+        (owner, client): (PublicKey, Connection),
         pipe: Pipe,
         destination: SocketAddr,
         socket: Destination,
     ) -> Self {
         Self {
+            owner,
             client,
             pipe,
             destination,
@@ -124,6 +127,7 @@ impl Flow {
 
     /// A flow of a process before, whose client has not come back yet.
     pub(crate) fn restored(
+        owner: PublicKey,
         kept: KeptFlow,
         adopt: impl FnOnce(TcpStream) -> io::Result<Destination>,
     ) -> io::Result<Self> {
@@ -142,7 +146,7 @@ impl Flow {
             can_write: !kept.dialling,
             closing: true,
             shelf: Some(kept.shelf),
-            ..Self::new(Connection::NONE, pipe, kept.destination, socket)
+            ..Self::new((owner, Connection::NONE), pipe, kept.destination, socket)
         })
     }
 

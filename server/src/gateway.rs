@@ -18,7 +18,7 @@ use whimbrel_carrier::{
 };
 use whimbrel_common::cid::ServerId;
 use whimbrel_common::config::{GatewayConfig, Limits};
-use whimbrel_common::identity::SecretKey;
+use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::invite::Token;
 use whimbrel_common::path::{Input, PathKey, PreferredBy};
 use whimbrel_common::wire::{Control, Denial, StreamCode, VERSION};
@@ -46,6 +46,7 @@ mod cooling;
 mod echoes;
 mod flows;
 mod parcels;
+mod ports;
 mod report;
 mod tend;
 
@@ -105,13 +106,15 @@ pub struct Gateway {
     flows: BTreeMap<u64, Flow>,
     next_flow: u64,
     /// Flows that have something to do.
-    turns: Turns<Connection>,
+    turns: Turns<PublicKey>,
     /// Flows that have, but for the bandwidth of their client, and when it has some again.
     throttled: Throttled<u64>,
     /// Ports of the clients' datagrams.
     outlets: BTreeMap<OutletNumber, Outlet>,
     /// Before then none of them is given up.
     outlets_end: Option<Instant>,
+    /// When it was told last that there is no port for one.
+    portless_at: Option<Instant>,
     port_choice: PortChoice,
     resolvers: Resolvers,
     datagrams: Datagrams,
@@ -167,6 +170,7 @@ impl Gateway {
             throttled: Throttled::new(),
             outlets: BTreeMap::new(),
             outlets_end: None,
+            portless_at: None,
             port_choice,
             resolvers: Resolvers::default(),
             datagrams: Datagrams { echoes: echo::is_possible(), ..Datagrams::default() },
@@ -182,6 +186,7 @@ impl Gateway {
     /// Changes what [`new`](Self::new) was told of destinations and limits. Flows that exist stay.
     pub fn configure(&mut self, config: &GatewayConfig) {
         self.policy.reconfigure(&config.egress);
+        self.silence_denied();
         self.usage.lock().reconfigure(&config.limits);
         self.limits = config.limits;
         self.memory.confine(memory(&self.limits, self.slots));
@@ -190,6 +195,12 @@ impl Gateway {
             let flows = self.usage.lock().most_flows(&peer.key);
             self.endpoint.grant(peer.connection, streams(flows.into()));
         }
+    }
+
+    /// Addresses of this machine are these now. No client may reach them; flows that exist stay.
+    pub fn set_own(&mut self, own: impl IntoIterator<Item = IpAddr>) {
+        self.policy.set_own(own);
+        self.silence_denied();
     }
 
     /// A datagram arrived.
@@ -225,9 +236,9 @@ impl Gateway {
         }
     }
 
-    fn enqueue(turns: &mut Turns<Connection>, number: u64, flow: &mut Flow) {
+    fn enqueue(turns: &mut Turns<PublicKey>, number: u64, flow: &mut Flow) {
         if !std::mem::replace(&mut flow.queued, true) {
-            turns.push(flow.client, number);
+            turns.push(flow.owner, number);
         }
     }
 

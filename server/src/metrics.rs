@@ -4,7 +4,6 @@ use whimbrel_carrier::Totals;
 use whimbrel_common::identity::ClientName;
 use whimbrel_common::metrics::{Exposition, Histogram, Kind, Tally};
 use whimbrel_common::path::MoveReason;
-use whimbrel_common::wire::Limit;
 use whimbrel_host::metrics::process;
 
 use crate::sessions::GivenUp;
@@ -33,8 +32,36 @@ pub struct Figures {
     pub rtts: Vec<(ClientName, std::time::Duration)>,
 }
 
-/// The limit that strangers reach, as its key in the configuration is called.
-pub(crate) const HALF_OPEN: &str = "half_open";
+/// Limits that are reached, as they are called in figures: as their keys in the configuration, where
+/// they have one.
+pub(crate) mod limit {
+    use whimbrel_common::wire::Limit;
+    use whimbrel_gateway_core::limits::Exceeded;
+
+    pub(crate) const HALF_OPEN: &str = "half_open";
+    pub(crate) const SESSIONS: &str = "sessions";
+    const PORTS: &str = "ports";
+
+    /// Every name there is.
+    pub(crate) fn all() -> impl Iterator<Item = String> {
+        let configured = Limit::ALL.iter().map(Limit::to_string);
+        configured.chain([HALF_OPEN, SESSIONS, PORTS].map(str::to_owned))
+    }
+
+    /// What a client is told that has used up something its owner may change.
+    pub(crate) fn told(exceeded: Exceeded) -> Option<Limit> {
+        match exceeded {
+            Exceeded::Flows(_) => Some(Limit::Flows),
+            Exceeded::Dials(_) => Some(Limit::Dials),
+            Exceeded::Ports(_) | Exceeded::NewPorts(_) => None,
+        }
+    }
+
+    /// What a client has used up.
+    pub(crate) fn name(exceeded: Exceeded) -> String {
+        told(exceeded).map_or_else(|| PORTS.to_owned(), |limit| limit.to_string())
+    }
+}
 
 impl Figures {
     /// Adds those of another slot.
@@ -98,8 +125,7 @@ fn write_flows(status: &Status, figures: &Figures, text: &mut Exposition) {
     let help = "Connections that clients asked for.";
     text.counters("dials_total", help, "outcome", &outcomes);
     let help = "Times a limit kept a client from something.";
-    let limits = Limit::ALL.map(|limit| limit.to_string()).into_iter();
-    let limits: Vec<String> = limits.chain([HALF_OPEN.to_owned()]).collect();
+    let limits: Vec<String> = limit::all().collect();
     text.counters("limits_reached_total", help, "limit", &figures.limits.with(&limits));
     let help = "Bytes of connections to (transmit) and from (receive) clients.";
     let bytes = [("transmit", status.tx_bytes), ("receive", status.rx_bytes)];

@@ -3,7 +3,9 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use ring::hmac;
 use rustix::io::Errno;
@@ -11,6 +13,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use whimbrel_carrier::Connection;
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::wire::{Association, Undelivered};
+
+use crate::talk::PortLease;
 
 mod bounce;
 pub(crate) mod echo;
@@ -29,40 +33,68 @@ pub(crate) struct Outlet {
     pub(crate) association: Association,
     /// The connection that carries its session; `None` while the session is parked.
     pub(crate) client: Option<Connection>,
+    /// Whose port it is.
+    pub(crate) lease: PortLease,
     /// It is one of ICMP.
     pub(crate) echoes: bool,
-    /// The resolver that was asked through it in the gateway's name.
-    pub(crate) resolver: Option<SocketAddr>,
+    /// The name servers that were asked through it in the gateway's name, the last one last.
+    asked: Vec<SocketAddr>,
     /// It waits for its turn to be read.
     pub(crate) queued: bool,
 }
+
+/// Name servers whose answers are told from other datagrams. Machines have three at most
+/// (resolv.conf(5)), and other ones after a change of their network.
+const MOST_ASKED: usize = 6;
 
 impl Outlet {
     /// Opens the port `wanted`, or any if that is taken.
     pub(crate) fn open(
         v4: bool,
         wanted: u16,
-        association: Association,
-        client: Connection,
+        client: (Association, Connection),
+        lease: PortLease,
     ) -> io::Result<Self> {
         let socket = bind(v4, wanted).or_else(|_| bind(v4, 0))?;
-        Ok(Self::of(socket, false, association, client))
+        Ok(Self::of(socket, false, client, lease))
     }
 
     /// Opens an ICMP socket with the identifier `wanted`, or any if that is taken.
     pub(crate) fn open_echo(
         v4: bool,
         wanted: u16,
-        association: Association,
-        client: Connection,
+        client: (Association, Connection),
+        lease: PortLease,
     ) -> io::Result<Self> {
         let socket = echo::open(v4, wanted).or_else(|_| echo::open(v4, 0))?;
-        Ok(Self::of(socket, true, association, client))
+        Ok(Self::of(socket, true, client, lease))
     }
 
-    fn of(socket: UdpSocket, echoes: bool, association: Association, client: Connection) -> Self {
+    fn of(
+        socket: UdpSocket,
+        echoes: bool,
+        (association, client): (Association, Connection),
+        lease: PortLease,
+    ) -> Self {
         let client = Some(client);
-        Self { socket, association, client, echoes, resolver: None, queued: false }
+        Self { socket, association, client, lease, echoes, asked: Vec::new(), queued: false }
+    }
+
+    /// A name server is asked through it in the gateway's name.
+    pub(crate) fn asks(&mut self, server: SocketAddr) {
+        if self.asked.last() == Some(&server) {
+            return;
+        }
+        self.asked.retain(|known| *known != server);
+        if self.asked.len() >= MOST_ASKED {
+            self.asked.remove(0);
+        }
+        self.asked.push(server);
+    }
+
+    /// Whether it is such a name server: one may answer after another was asked.
+    pub(crate) fn has_asked(&self, server: SocketAddr) -> bool {
+        self.asked.contains(&server)
     }
 
     /// Sends one datagram.
@@ -164,8 +196,7 @@ pub(crate) fn undelivered(error: &io::Error) -> Option<Undelivered> {
 #[derive(Debug)]
 pub(crate) struct PortChoice {
     key: hmac::Key,
-    first: u16,
-    count: u16,
+    ports: Vec<u16>,
 }
 
 /// What the kernel chooses from unless it is told otherwise (`ip-sysctl`, ip_local_port_range).
@@ -174,10 +205,11 @@ const PORTS: (u16, u16) = (32_768, 60_999);
 impl PortChoice {
     /// The choice of the gateway with this key.
     pub(crate) fn new(key: &SecretKey) -> Self {
-        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
-        let (first, last) = text.ok().as_deref().and_then(read_range).unwrap_or(PORTS);
+        let read = |name| std::fs::read_to_string(Path::new("/proc/sys/net/ipv4").join(name)).ok();
+        let range = read("ip_local_port_range").as_deref().and_then(read_range);
+        let reserved = read("ip_local_reserved_ports");
         let key = hmac::Key::new(hmac::HMAC_SHA256, key.seed());
-        Self { key, first, count: (last - first).saturating_add(1) }
+        Self { key, ports: eligible(range.unwrap_or(PORTS), reserved.as_deref()) }
     }
 
     /// The port of an association.
@@ -186,8 +218,10 @@ impl PortChoice {
         let tag = hmac::sign(&self.key, &what);
         let number =
             tag.as_ref().iter().take(4).fold(0_u32, |all, byte| all << 8 | u32::from(*byte));
-        let offset = number % u32::from(self.count);
-        self.first.saturating_add(u16::try_from(offset).unwrap_or_default())
+        let count = u32::try_from(self.ports.len()).unwrap_or(u32::MAX).max(1);
+        let place = usize::try_from(number % count).unwrap_or_default();
+        // Any, where every one is reserved.
+        self.ports.get(place).copied().unwrap_or_default()
     }
 }
 
@@ -197,9 +231,36 @@ fn read_range(text: &str) -> Option<(u16, u16)> {
     (first <= last).then_some((first, last))
 }
 
+/// The ports of a range that are not kept for somebody else: `8080,9148-9160` (`ip-sysctl`,
+/// ip_local_reserved_ports).
+fn eligible((first, last): (u16, u16), reserved: Option<&str>) -> Vec<u16> {
+    let reserved = reserved.unwrap_or_default().trim().split(',');
+    let reserved: Vec<_> = reserved.filter_map(read_ports).collect();
+    let free = |port: &u16| !reserved.iter().any(|ports| ports.contains(port));
+    (first..=last).filter(free).collect()
+}
+
+fn read_ports(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some(first.parse().ok()?..=last.parse().ok()?)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use whimbrel_common::config::GatewayConfig;
+    use whimbrel_gateway_core::limits::Usage;
+
     use super::*;
+    use crate::talk::SharedUsage;
+
+    #[test]
+    fn a_machine_without_a_family_of_addresses_says_so_to_the_client() {
+        let told = |errno: Errno| undelivered(&errno.into());
+        assert_eq!(told(Errno::AFNOSUPPORT), Some(Undelivered::Network));
+        assert_eq!(told(Errno::MFILE), None, "it may have one soon");
+    }
 
     #[test]
     fn an_association_has_the_same_port_again_and_others_have_others() {
@@ -208,8 +269,7 @@ mod tests {
             let client = PublicKey::from_bytes([client; 32]);
             let port = |number| choice.port(&client, Association(number));
             let ports: Vec<u16> = (0..50).map(port).collect();
-            let last = choice.first + (choice.count - 1);
-            assert!(ports.iter().all(|port| (choice.first..=last).contains(port)));
+            assert!(ports.iter().all(|port| choice.ports.contains(port)));
             ports
         };
         assert_eq!(ports(1, 1), ports(1, 1));
@@ -225,11 +285,40 @@ mod tests {
     }
 
     #[test]
+    fn ports_that_are_reserved_are_left_to_whom_they_are_for() {
+        assert_eq!(eligible((10, 15), None), [10, 11, 12, 13, 14, 15]);
+        assert_eq!(eligible((10, 15), Some("\n")), [10, 11, 12, 13, 14, 15]);
+        assert_eq!(eligible((10, 15), Some("9,11,13-14,70\n")), [10, 12, 15]);
+        assert!(eligible((10, 15), Some("1-65535\n")).is_empty());
+    }
+
+    fn lease() -> PortLease {
+        let limits = GatewayConfig::new(&"gw.example.org:443".parse().unwrap()).limits;
+        let (usage, now) = (SharedUsage::new(Usage::new(&limits)), Instant::now());
+        let client = PublicKey::from_bytes([1; 32]);
+        usage.lock().welcome(client, now);
+        usage.open_port(client, now).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_one_even_if_another_server_was_asked_since() {
+        let of = |last| SocketAddr::from(([192, 0, 2, last], 53));
+        let association = (Association(1), Connection::NONE);
+        let mut outlet = Outlet::open(true, 0, association, lease()).unwrap();
+        assert!(!outlet.has_asked(of(1)));
+        [1, 2, 1].into_iter().for_each(|last| outlet.asks(of(last)));
+        assert!(outlet.has_asked(of(1)) && outlet.has_asked(of(2)) && !outlet.has_asked(of(3)));
+        (3..=7).for_each(|last| outlet.asks(of(last)));
+        assert!(outlet.has_asked(of(1)) && !outlet.has_asked(of(2)), "the oldest was forgotten");
+    }
+
+    #[test]
     fn a_port_that_is_taken_is_replaced_by_any() {
         for v4 in [true, false] {
             let first = bind(v4, 0).unwrap();
             let taken = first.local_addr().unwrap().port();
-            let outlet = Outlet::open(v4, taken, Association(1), Connection::NONE).unwrap();
+            let association = (Association(1), Connection::NONE);
+            let outlet = Outlet::open(v4, taken, association, lease()).unwrap();
             assert_ne!(outlet.socket.local_addr().unwrap().port(), taken);
         }
     }

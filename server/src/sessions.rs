@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use whimbrel_common::identity::{ClientName, PublicKey};
 use whimbrel_common::wire::{SessionId, WireFlow};
 use whimbrel_gateway_core::associations::Associations;
-use whimbrel_gateway_core::limits::Bandwidth;
 use whimbrel_gateway_core::seen::Seen;
 
 use crate::keep::Place;
+use crate::talk::SharedBandwidth;
 
 /// Sessions of one client that may wait for it: a daemon and a few wrapped commands. A client that
 /// was killed never comes back for its own.
@@ -43,12 +43,18 @@ pub(crate) struct Session {
     pub(crate) moves: u64,
     /// When its client was heard last, while no connection carries it.
     pub(crate) away_since: Option<Instant>,
-    /// Its bandwidth to and from destinations.
-    bandwidth: Option<(Bandwidth, Bandwidth)>,
+    /// The bandwidth of its client to and from destinations.
+    bandwidth: SharedBandwidth,
 }
 
 impl Session {
-    pub(crate) fn new(id: SessionId, key: PublicKey, name: ClientName, epoch: u64) -> Self {
+    pub(crate) fn new(
+        id: SessionId,
+        key: PublicKey,
+        name: ClientName,
+        epoch: u64,
+        bandwidth: SharedBandwidth,
+    ) -> Self {
         Self {
             id,
             key,
@@ -63,49 +69,43 @@ impl Session {
             down_bytes: 0,
             moves: 0,
             away_since: None,
-            bandwidth: None,
+            bandwidth,
         }
     }
 
-    /// Bytes its streams may move to and from destinations at `rate` per second each; zero is no
+    /// Bytes the streams of its client may move to and from destinations at `rate` per second each; zero is no
     /// limit.
     pub(crate) fn room(&mut self, rate: u64, now: Instant) -> (Room, Room) {
-        let (up, down) = self.bandwidth(now);
+        let (up, down) = &mut *self.bandwidth.lock();
         (up.room(rate, now), down.room(rate, now))
     }
 
     /// The same of its datagrams to destinations.
     pub(crate) fn datagram_room_up(&mut self, rate: u64, now: Instant) -> Room {
-        self.bandwidth(now).0.datagram_room(rate, now)
+        self.bandwidth.lock().0.datagram_room(rate, now)
     }
 
     /// The same of its datagrams from destinations.
     pub(crate) fn datagram_room_down(&mut self, rate: u64, now: Instant) -> Room {
-        self.bandwidth(now).1.datagram_room(rate, now)
-    }
-
-    fn bandwidth(&mut self, now: Instant) -> &mut (Bandwidth, Bandwidth) {
-        self.bandwidth.get_or_insert_with(|| (Bandwidth::new(now), Bandwidth::new(now)))
+        self.bandwidth.lock().1.datagram_room(rate, now)
     }
 
     /// Streams moved bytes to and from destinations.
     pub(crate) fn count(&mut self, up: u64, down: u64) {
         self.up_bytes += up;
         self.down_bytes += down;
-        if let Some(bandwidth) = &mut self.bandwidth {
-            bandwidth.0.count(up);
-            bandwidth.1.count(down);
-        }
+        let bandwidth = &mut *self.bandwidth.lock();
+        bandwidth.0.count(up);
+        bandwidth.1.count(down);
     }
 
     /// Datagrams did.
     pub(crate) fn count_datagrams(&mut self, up: u64, down: u64) {
         self.up_bytes += up;
         self.down_bytes += down;
-        if let Some(bandwidth) = &mut self.bandwidth {
-            bandwidth.0.count_datagrams(up);
-            bandwidth.1.count_datagrams(down);
-        }
+        let bandwidth = &mut *self.bandwidth.lock();
+        bandwidth.0.count_datagrams(up);
+        bandwidth.1.count_datagrams(down);
     }
 
     /// Whether a client with this key and this epoch may go on with it: it must be its own, and an
@@ -189,6 +189,14 @@ impl Parked {
     pub(crate) fn evict(&mut self) -> Option<Session> {
         let keeping = self.sessions.iter().filter(|(_, (_, session))| session.held > 0);
         let (id, _) = keeping.min_by_key(|(_, (since, _))| *since)?;
+        let id = *id;
+        self.sessions.remove(&id).map(|(_, session)| session)
+    }
+
+    /// Takes the session of a client that has waited longest.
+    pub(crate) fn evict_own(&mut self, key: &PublicKey) -> Option<Session> {
+        let own = self.sessions.iter().filter(|(_, (_, session))| session.key == *key);
+        let (id, _) = own.min_by_key(|(_, (since, _))| *since)?;
         let id = *id;
         self.sessions.remove(&id).map(|(_, session)| session)
     }

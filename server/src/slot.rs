@@ -244,6 +244,7 @@ impl Slot {
             }
             ToSlot::Pulse => self.tell(ToHead::Turned(self.gateway.connected())),
             ToSlot::Resolvers(servers) => self.gateway.resolve_with(servers),
+            ToSlot::Own(own) => self.gateway.set_own(own),
             ToSlot::Configure(config) => self.gateway.configure(&config),
             ToSlot::Stop => return false,
         }

@@ -13,6 +13,8 @@ mod idle;
 mod keystrokes;
 #[path = "operation/limits.rs"]
 mod limits;
+#[path = "operation/own.rs"]
+mod own;
 #[path = "operation/prometheus.rs"]
 mod prometheus;
 #[path = "operation/shares.rs"]
@@ -26,6 +28,7 @@ use figures::*;
 use idle::*;
 use keystrokes::*;
 use limits::*;
+use own::*;
 use shares::*;
 use story::*;
 use traces::*;
@@ -39,6 +42,7 @@ suite! {
     limits_that_change_close_nothing,
     clients_share_a_full_line_however_many_flows_they_have,
     a_flow_that_fills_the_line_leaves_the_others_their_turn,
+    an_address_that_comes_later_is_the_gateways_own,
     both_daemons_tell_their_figures,
     every_figure_counts_something,
     a_trace_tells_what_happens_while_it_is_asked_for,

@@ -35,7 +35,7 @@ use whimbrel_tests::suite::{self, Test};
 /// Set by `tests/programs` once it has found every program.
 const CONSENT: &str = "WHIMBREL_PROGRAMS";
 
-const TESTS: [Test; 16] = [
+const TESTS: [Test; 18] = [
     ("an_ssh_session_answers_before_during_and_after_moves", ssh::converse),
     ("scp_sends_200_mb_across_moves", ssh::send),
     ("scp_fetches_200_mb_across_moves", ssh::fetch),

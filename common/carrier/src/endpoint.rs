@@ -46,6 +46,11 @@ impl Connection {
     pub fn index(self) -> usize {
         self.0
     }
+
+    /// The connection whose [index](Self::index) this is, if there is one.
+    pub fn at(index: usize) -> Self {
+        Self(index)
+    }
 }
 
 /// A connection could not even be attempted.

@@ -118,8 +118,7 @@ impl Associations {
     ) -> Option<OutletNumber> {
         let replaced = self.remove(association);
         let full = self.entries.len() >= self.most;
-        let first = self.by_end.first().filter(|_| full).map(|(_, first)| *first);
-        let evicted = first.and_then(|first| self.remove(first));
+        let evicted = if full { self.evict() } else { None };
         let mut entry = Entry {
             outlet,
             v4: remote.is_ipv4(),
@@ -140,6 +139,31 @@ impl Associations {
     #[must_use]
     pub fn admits(&self, association: Association, remote: IpAddr) -> bool {
         self.entries.get(&association).is_some_and(|entry| entry.remotes.contains_key(&remote))
+    }
+
+    /// Takes the port of an association that has asked name servers only, and cannot ask this one: it
+    /// needs a port of the other family.
+    pub fn change_family(
+        &mut self,
+        association: Association,
+        server: SocketAddr,
+    ) -> Option<OutletNumber> {
+        let entry = self.entries.get(&association)?;
+        if !entry.asks_only || entry.v4 == server.is_ipv4() {
+            return None;
+        }
+        self.remove(association)
+    }
+
+    /// Takes the port whose time is up first.
+    pub fn evict(&mut self) -> Option<OutletNumber> {
+        let (_, first) = self.by_end.first().copied()?;
+        self.remove(first)
+    }
+
+    /// Only addresses of which this is true may answer from now on.
+    pub fn retain_remotes(&mut self, may: impl Fn(IpAddr) -> bool) {
+        self.entries.values_mut().for_each(|entry| entry.remotes.retain(|remote, _| may(*remote)));
     }
 
     /// The ports whose time is up.

@@ -1,4 +1,5 @@
-//! How much one client may use: flows at once, dials per second, and bytes per second.
+//! How much one client may use over all its sessions: sessions, flows and ports at once, dials and
+//! ports per second, and bytes per second.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,6 +8,19 @@ use whimbrel_common::config::Limits;
 use whimbrel_common::identity::PublicKey;
 
 use crate::clients::Options;
+
+/// Sessions one client may have: its daemon, wrapped commands, and those that still wait for a client
+/// that was killed. Each takes room of what outlives the process, and all clients together have 4096.
+pub const MOST_SESSIONS: u32 = 64;
+
+/// Ports one client may have for its datagrams: as many as two sessions may
+/// ([`associations::MOST`](crate::associations::MOST)). The kernel has 28,232 to give to programs
+/// (`ip-sysctl`, ip_local_port_range), the resolver of this machine among them.
+pub const MOST_PORTS: u32 = 2048;
+
+/// Ports one client may open per second, and at once: a session that moves to another slot opens all
+/// of its own anew there. They take some ten milliseconds of a core.
+const PORTS_PER_SECOND: u32 = 1024;
 
 /// What every client uses at the moment. Entries exist for clients with sessions only.
 #[derive(Debug)]
@@ -25,6 +39,12 @@ pub enum Exceeded {
     /// Its dials.
     #[error("the client begins more than {0} connections per second (limits.dials_per_second)")]
     Dials(u32),
+    /// Its ports.
+    #[error("the client has {0} ports for datagrams open, and may have no more")]
+    Ports(u32),
+    /// Its new ports.
+    #[error("the client opens more than {0} ports for datagrams per second")]
+    NewPorts(u32),
 }
 
 #[derive(Debug)]
@@ -34,6 +54,8 @@ struct ClientUsage {
     options: Options,
     most_flows: u32,
     dials: Bucket,
+    ports: u32,
+    new_ports: Bucket,
 }
 
 /// A token bucket: `rate` tokens per second, at most one second's worth saved up.
@@ -63,7 +85,17 @@ impl Usage {
         self.clients.values_mut().for_each(|client| client.confine(flows, dials));
     }
 
-    /// Counts a session of a client. Its exceptions count from the next
+    /// Counts a session of a client, unless it has as many as it may. Whether it was counted.
+    #[must_use]
+    pub fn admit(&mut self, client: PublicKey, now: Instant) -> bool {
+        let sessions = self.clients.get(&client).map_or(0, |usage| usage.sessions);
+        if sessions < MOST_SESSIONS {
+            self.welcome(client, now);
+        }
+        sessions < MOST_SESSIONS
+    }
+
+    /// Counts a session of a client, however many it has. Its exceptions count from the next
     /// [`allow`](Self::allow).
     pub fn welcome(&mut self, client: PublicKey, now: Instant) {
         let (most_flows, rate) = (self.flows_per_client, self.dials_per_second);
@@ -73,6 +105,8 @@ impl Usage {
             options: Options::default(),
             most_flows,
             dials: Bucket::new(rate, now),
+            ports: 0,
+            new_ports: Bucket::new(PORTS_PER_SECOND, now),
         };
         self.clients.entry(client).or_insert_with(fresh).sessions += 1;
     }
@@ -117,6 +151,29 @@ impl Usage {
     pub fn close(&mut self, client: &PublicKey) {
         if let Some(usage) = self.clients.get_mut(client) {
             usage.flows = usage.flows.saturating_sub(1);
+        }
+    }
+
+    /// Counts one more port.
+    ///
+    /// # Errors
+    /// A limit is reached; nothing is counted then.
+    pub fn open_port(&mut self, client: &PublicKey, now: Instant) -> Result<(), Exceeded> {
+        let Some(usage) = self.clients.get_mut(client) else { return Err(Exceeded::Ports(0)) };
+        if usage.ports >= MOST_PORTS {
+            return Err(Exceeded::Ports(MOST_PORTS));
+        }
+        if !usage.new_ports.take(now) {
+            return Err(Exceeded::NewPorts(PORTS_PER_SECOND));
+        }
+        usage.ports += 1;
+        Ok(())
+    }
+
+    /// Counts one port less.
+    pub fn close_port(&mut self, client: &PublicKey) {
+        if let Some(usage) = self.clients.get_mut(client) {
+            usage.ports = usage.ports.saturating_sub(1);
         }
     }
 
@@ -375,6 +432,48 @@ mod tests {
         usage.leave(&key(1));
         assert_eq!(usage.flows(&key(1)), 0);
         assert!(usage.open(&key(1), now).is_err());
+    }
+
+    #[test]
+    fn a_client_has_so_many_sessions_and_no_more() {
+        let (mut usage, now) = (usage(2, 100), start());
+        for _ in 0..MOST_SESSIONS {
+            assert!(usage.admit(key(1), now));
+        }
+        assert!(!usage.admit(key(1), now));
+        assert!(usage.admit(key(2), now), "another client");
+        usage.leave(&key(1));
+        assert!(usage.admit(key(1), now) && !usage.admit(key(1), now));
+    }
+
+    #[test]
+    fn ports_are_limited_over_all_sessions_of_a_client() {
+        let (mut usage, now) = (usage(2, 100), start());
+        assert_eq!(usage.open_port(&key(1), now), Err(Exceeded::Ports(0)), "a stranger");
+        usage.welcome(key(1), now);
+        usage.welcome(key(1), now);
+        usage.welcome(key(2), now);
+        for port in 0..MOST_PORTS {
+            let seconds = Duration::from_secs(u64::from(port / PORTS_PER_SECOND));
+            usage.open_port(&key(1), now + seconds).unwrap();
+        }
+        let later = now + Duration::from_secs(60);
+        assert_eq!(usage.open_port(&key(1), later), Err(Exceeded::Ports(MOST_PORTS)));
+        usage.open_port(&key(2), later).unwrap();
+        usage.close_port(&key(1));
+        usage.open_port(&key(1), later).unwrap();
+    }
+
+    #[test]
+    fn ports_come_in_a_burst_and_then_at_their_rate() {
+        let (mut usage, now) = (usage(2, 100), start());
+        usage.welcome(key(1), now);
+        for _ in 0..PORTS_PER_SECOND {
+            usage.open_port(&key(1), now).unwrap();
+            usage.close_port(&key(1));
+        }
+        assert_eq!(usage.open_port(&key(1), now), Err(Exceeded::NewPorts(PORTS_PER_SECOND)));
+        usage.open_port(&key(1), now + Duration::from_millis(1)).unwrap();
     }
 
     #[test]

@@ -7,7 +7,8 @@ fn a_flow_that_comes_from_another_slot_rests_and_then_gets_its_turn() {
     let destination = "192.0.2.1:443".parse().unwrap();
     let pipe = Pipe::accept(WireFlow(3), Stream::CONTROL, 100);
     let socket = Destination::unconnected(destination).unwrap();
-    let mut flow = Flow::new(Connection::NONE, pipe, destination, socket);
+    let mut flow =
+        Flow::new((PublicKey::from_bytes([1; 32]), Connection::NONE), pipe, destination, socket);
     flow.dialling = false;
     // It had more to move when it was taken from the slot it was in.
     flow.queued = true;

@@ -12,6 +12,7 @@ use whimbrel_gateway_core::seen::Seen;
 
 use crate::flow::{End, Flow};
 use crate::keep::{Keep, KeptSession};
+use crate::metrics::limit;
 use crate::peer::Peer;
 use crate::sessions::{GivenUp, Session};
 use crate::talk::{Attach, Caller, Client, Moved, News};
@@ -101,12 +102,26 @@ impl Gateway {
 
     fn new_session(&mut self, key: PublicKey, name: ClientName, now: Instant) -> Option<Session> {
         let id = whimbrel_host::random::bytes().ok().map(SessionId)?;
+        if !self.admit(key, now) {
+            self.figures.limits.count(limit::SESSIONS);
+            return None;
+        }
         let place = self.keep.as_mut().and_then(|keep| keep.open_session(id, key));
-        self.usage.lock().welcome(key, now);
         self.news.push_back(News::Opened(id, key));
-        let mut session = Session::new(id, key, name, 0);
+        let bandwidth = self.usage.bandwidth(key, now);
+        let mut session = Session::new(id, key, name, 0, bandwidth);
         session.place = place;
         Some(session)
+    }
+
+    /// Counts one more session of a client. One that nobody came back for gives way to it.
+    fn admit(&mut self, key: PublicKey, now: Instant) -> bool {
+        if self.usage.lock().admit(key, now) {
+            return true;
+        }
+        let Some(oldest) = self.parked.evict_own(&key) else { return false };
+        self.give_up(oldest, GivenUp::Evicted);
+        self.usage.lock().admit(key, now)
     }
 
     /// Gives a session away, with all its flows, to a client of another slot that may have it.
@@ -346,7 +361,8 @@ impl Gateway {
         options: &Options,
         now: Instant,
     ) {
-        let mut session = Session::new(kept.id, kept.key, name, kept.epoch);
+        let bandwidth = self.usage.bandwidth(kept.key, now);
+        let mut session = Session::new(kept.id, kept.key, name, kept.epoch, bandwidth);
         session.place = Some(kept.place);
         session.seen = kept.seen;
         session.away_since = Some(now);
@@ -362,7 +378,7 @@ impl Gateway {
         for kept in kept.flows {
             let (wire, number) = (kept.flow, self.next_flow);
             self.next_flow += 1;
-            match Flow::restored(kept, |socket| self.dialler.adopt(number, socket)) {
+            match Flow::restored(session.key, kept, |socket| self.dialler.adopt(number, socket)) {
                 Ok(mut flow) => {
                     flow.counted = flow.held();
                     session.held += flow.counted;

@@ -59,9 +59,12 @@ impl Gateway {
         }
         // The gateway is a hop like any other.
         let hops = hops.checked_sub(1).filter(|hops| *hops > 0).ok_or(Undelivered::Expired)?;
-        let Some(outlet) = self.outlet_for(connection, echo.association, remote, now) else {
-            self.datagrams.dropped += 1;
-            return Ok(());
+        let outlet = match self.outlet_for(connection, echo.association, remote, now) {
+            Ok(outlet) => outlet,
+            Err(why) => {
+                self.datagrams.dropped += 1;
+                return why.map_or(Ok(()), Err);
+            }
         };
         match outlet.ask(echo.remote, echo.sequence, hops, payload) {
             Ok(()) => {

@@ -13,11 +13,11 @@ use whimbrel_common::wire::{
     Control, Denial, FlowAnswer, FlowHeader, Limit, RESOLVER, RefuseReason, StreamCode, WireFlow,
 };
 use whimbrel_gateway_core::associations::OutletNumber;
-use whimbrel_gateway_core::limits::Exceeded;
 
 use crate::dial::{Destination, refusal};
 use crate::flow::{End, Flow, Terms, Turn};
 use crate::keep::{Keep, Shelf};
+use crate::metrics::limit;
 use crate::peer::Use;
 use crate::sessions::Session;
 
@@ -85,10 +85,8 @@ impl Gateway {
         let resolver = (destination == RESOLVER).then(|| self.resolvers.choose(now)).flatten();
         let asked = resolver.is_some();
         let destination = resolver.unwrap_or(destination);
-        if asked {
-            // Its own resolver answers whoever is admitted, wherever it is.
-            self.resolvers.answered();
-        } else if let Err(denied) = self.policy.check(destination) {
+        // Its own resolver answers whoever is admitted, wherever it is.
+        if !asked && let Err(denied) = self.policy.check(destination) {
             debug!(client = %session.name, %denied, "Denied");
             self.stats.denied += 1;
             return Err((pipe, RefuseReason::Denied));
@@ -96,12 +94,10 @@ impl Gateway {
         if let Err(exceeded) = self.usage.lock().open(&peer.key, now) {
             debug!(client = %session.name, %exceeded, "Limited");
             self.stats.limited += 1;
-            let limit = match exceeded {
-                Exceeded::Flows(_) => Limit::Flows,
-                Exceeded::Dials(_) => Limit::Dials,
-            };
-            self.figures.limits.count(&limit.to_string());
-            peer.tell_limit(limit, now);
+            self.figures.limits.count(&limit::name(exceeded));
+            if let Some(limit) = limit::told(exceeded) {
+                peer.tell_limit(limit, now);
+            }
             return Err((pipe, RefuseReason::Limit));
         }
         let number = self.next_flow;
@@ -111,11 +107,12 @@ impl Gateway {
             Err(error) => {
                 self.usage.lock().close(&peer.key);
                 self.stats.failed += 1;
+                self.resolvers.failed(destination);
                 debug!(%destination, %error, "Cannot dial");
                 return Err((pipe, refusal(&error)));
             }
         };
-        let mut dialled = Flow::new(connection, pipe, destination, socket);
+        let mut dialled = Flow::new((peer.key, connection), pipe, destination, socket);
         // Before it connects: a destination must not see a connection that nobody goes on with.
         if let Err(error) = Self::shelve(&mut self.keep, session, &mut dialled) {
             // Counted, not told: where there is no room, every dial would say so.
@@ -128,6 +125,7 @@ impl Gateway {
         if let Err(error) = dialled.dial(number, &self.dialler) {
             self.usage.lock().close(&peer.key);
             self.stats.failed += 1;
+            self.resolvers.failed(destination);
             debug!(%destination, %error, "Cannot dial");
             let (pipe, shelf) = dialled.abandon();
             if let (Some(keep), Some(shelf)) = (&mut self.keep, shelf) {
@@ -340,7 +338,10 @@ impl Gateway {
         session.count(moved.0, moved.1);
         self.stats.up_bytes += moved.0;
         self.stats.down_bytes += moved.1;
-        self.stats.connected += u64::from(was_dialling && !flow.is_dialling());
+        if was_dialling && !flow.is_dialling() {
+            self.stats.connected += 1;
+            self.resolvers.answered(flow.destination);
+        }
         self.memory.count(flow.counted, flow.held());
         session.held = session.held + flow.held() - flow.counted;
         flow.counted = flow.held();
@@ -386,7 +387,10 @@ impl Gateway {
             End::Complete if flow.parked => {}
             // Everything was taken; a stream that is not ended would count as open for ever.
             End::Complete => flow.pipe.conclude(&mut self.endpoint, flow.client),
-            End::Refused(_) => self.stats.failed += 1,
+            End::Refused(_) => {
+                self.stats.failed += 1;
+                self.resolvers.failed(flow.destination);
+            }
             End::ByDestination | End::ByClient | End::Violation(_) if flow.parked => {}
             End::ByDestination | End::ByClient | End::Violation(_) => {
                 flow.pipe.reset(&mut self.endpoint, flow.client);

@@ -3,20 +3,20 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use tracing::{debug, warn};
+use tracing::debug;
 use whimbrel_carrier::{Connection, Stream};
+use whimbrel_common::identity::PublicKey;
 use whimbrel_common::path::Input;
 use whimbrel_common::wire::{
     self, Association, Denial, Limit, Parcel, RESOLVER, StreamCode, Undelivered, capability,
 };
-use whimbrel_gateway_core::associations::{OutletNumber, Way};
+use whimbrel_gateway_core::associations::OutletNumber;
 use whimbrel_gateway_core::turns::Turn;
 
-use crate::outlet::{self, Bounce, Outlet};
+use crate::outlet::{self, Bounce};
 use crate::sessions::Session;
 
 use super::Gateway;
@@ -25,8 +25,8 @@ use super::Gateway;
 /// turn, begin here, those of flows below.
 pub(super) const OUTLETS: u64 = 1 << 63;
 
-/// Stands for what a client sends in datagrams among those that wait for their turn.
-const ARRIVED: u64 = u64::MAX;
+/// What a client sends in datagrams waits for its turn under the number of its connection after this.
+const ARRIVED: u64 = OUTLETS | 1 << 62;
 
 /// Counted for each datagram beside its payload: small ones cost as much work as larger ones.
 const LEAST: u64 = 200;
@@ -55,18 +55,19 @@ impl Gateway {
         if let Some(peer) = self.peers.get_mut(&connection)
             && !std::mem::replace(&mut peer.parcels_queued, true)
         {
-            self.turns.push(connection, ARRIVED);
+            self.turns.push(peer.key, ARRIVED | connection.index() as u64);
         }
     }
 
     /// Serves what is no flow. How many bytes that moved.
     pub(super) fn turn_datagrams(
         &mut self,
-        Turn { client, flow, budget }: Turn<Connection>,
+        Turn { flow, budget, .. }: Turn<PublicKey>,
         now: Instant,
     ) -> u64 {
-        if flow == ARRIVED {
-            self.receive_parcels(client, budget, now)
+        if flow >= ARRIVED {
+            let index = usize::try_from(flow - ARRIVED).unwrap_or(usize::MAX);
+            self.receive_parcels(Connection::at(index), budget, now)
         } else {
             self.turn_outlet(OutletNumber(flow), budget, now)
         }
@@ -155,14 +156,24 @@ impl Gateway {
         } else {
             remote
         };
+        if asked {
+            self.change_family(connection, association, remote);
+        }
         let outlet = self.outlet_for(connection, association, remote, now);
-        let (Some(outlet), Some(payload)) = (outlet, payload) else {
-            self.datagrams.dropped += 1;
-            return Ok(());
+        let outlet = match outlet {
+            Ok(outlet) => outlet,
+            Err(why) => {
+                self.datagrams.dropped += u64::from(payload.is_some());
+                if asked && why == Some(Undelivered::Network) {
+                    self.resolvers.failed(remote);
+                }
+                return why.map_or(Ok(()), Err);
+            }
         };
         if asked {
-            outlet.resolver = Some(remote);
+            outlet.asks(remote);
         }
+        let Some(payload) = payload else { return Ok(()) };
         match outlet.send(&payload, remote) {
             Ok(()) => {
                 self.datagrams.up += 1;
@@ -175,62 +186,17 @@ impl Gateway {
             Err(error) => {
                 self.datagrams.dropped += 1;
                 debug!(%remote, %error, "A datagram cannot be sent");
-                outlet::undelivered(&error).map_or(Ok(()), Err)
+                let why = outlet::undelivered(&error);
+                if asked && why.is_some() {
+                    self.resolvers.failed(remote);
+                }
+                why.map_or(Ok(()), Err)
             }
         }
-    }
-
-    /// The port of an association, which is opened if there is none.
-    pub(super) fn outlet_for(
-        &mut self,
-        connection: Connection,
-        association: Association,
-        remote: SocketAddr,
-        now: Instant,
-    ) -> Option<&mut Outlet> {
-        let session = self.session_of(connection)?;
-        let outlet = match session.associations.send(association, remote, now) {
-            Way::Open(outlet) => Some(outlet),
-            Way::New => self.open_outlet(connection, association, remote, now),
-            Way::Impossible => None,
-        };
-        outlet.and_then(|outlet| self.outlets.get_mut(&outlet))
     }
 
     pub(super) fn session_of(&mut self, connection: Connection) -> Option<&mut Session> {
         self.peers.get_mut(&connection)?.session.as_mut()
-    }
-
-    fn open_outlet(
-        &mut self,
-        connection: Connection,
-        association: Association,
-        remote: SocketAddr,
-        now: Instant,
-    ) -> Option<OutletNumber> {
-        let session = self.peers.get_mut(&connection)?.session.as_mut()?;
-        let wanted = self.port_choice.port(&session.key, association);
-        let v4 = remote.is_ipv4();
-        let number = OutletNumber(OUTLETS | self.next_flow);
-        let open = if remote.port() == 0 { Outlet::open_echo } else { Outlet::open };
-        let opened = open(v4, wanted, association, connection)
-            .and_then(|outlet| self.dialler.watch(number.0, outlet.as_fd()).map(|()| outlet));
-        let outlet = match opened {
-            Ok(outlet) => outlet,
-            Err(error) => {
-                warn!(%error, "No port for a client's datagrams");
-                return None;
-            }
-        };
-        self.next_flow += 1;
-        let evicted = session.associations.open(association, number, remote, now);
-        let ends = [self.outlets_end, session.associations.deadline()];
-        self.outlets_end = ends.into_iter().flatten().min();
-        self.outlets.insert(number, outlet);
-        if let Some(evicted) = evicted {
-            self.outlets.remove(&evicted);
-        }
-        Some(number)
     }
 
     /// The kernel has something for a port.
@@ -238,7 +204,7 @@ impl Gateway {
         if let Some(outlet) = self.outlets.get_mut(&number)
             && !std::mem::replace(&mut outlet.queued, true)
         {
-            self.turns.push(outlet.client.unwrap_or(Connection::NONE), number.0);
+            self.turns.push(outlet.lease.key(), number.0);
         }
     }
 
@@ -294,8 +260,8 @@ impl Gateway {
         match outlet.receive(&mut self.scratch) {
             Ok((length, remote)) => {
                 let (association, client) = (outlet.association, outlet.client);
-                let resolver = outlet.resolver;
-                self.take_in(association, client, (remote, resolver), length, now);
+                let answered = outlet.has_asked(remote);
+                self.take_in(association, client, (remote, answered), length, now);
                 Some(length as u64)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -314,9 +280,9 @@ impl Gateway {
             let Ok(bounce) = outlet.bounced() else { return };
             let Bounce { remote, reason, .. } = bounce;
             let (association, client, echoes) = (outlet.association, outlet.client, outlet.echoes);
-            let asked_resolver = outlet.resolver == Some(remote);
+            let asked_resolver = outlet.has_asked(remote);
             if asked_resolver {
-                self.resolvers.failed();
+                self.resolvers.failed(remote);
             }
             let session = client.and_then(|client| self.session_of(client));
             let asked = session
@@ -344,7 +310,7 @@ impl Gateway {
         &mut self,
         association: Association,
         client: Option<Connection>,
-        (remote, resolver): (SocketAddr, Option<SocketAddr>),
+        (remote, answered): (SocketAddr, bool),
         length: usize,
         now: Instant,
     ) {
@@ -363,9 +329,8 @@ impl Gateway {
         session.count_datagrams(0, length as u64);
         self.stats.down_bytes += length as u64;
         self.datagrams.down += 1;
-        let answered = resolver == Some(remote);
         if answered {
-            self.resolvers.answered();
+            self.resolvers.answered(remote);
         }
         let from = if answered { RESOLVER } else { remote };
         let parcel = wire::encode_datagram(association, from, &self.scratch[..length]);

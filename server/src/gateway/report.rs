@@ -7,7 +7,7 @@ use std::time::Instant;
 use whimbrel_common::identity::PublicKey;
 
 use crate::control::Report;
-use crate::metrics::{Figures, HALF_OPEN};
+use crate::metrics::{Figures, limit};
 use crate::peer::Peer;
 use crate::status::{Activity, Datagrams, Dials, Held, SlotStatus, Waiting};
 
@@ -88,7 +88,9 @@ impl Gateway {
     pub(crate) fn figures(&mut self) -> Figures {
         let mut figures = self.figures.clone();
         figures.carrier = self.endpoint.totals();
-        figures.limits.count_many(HALF_OPEN, self.endpoint.retries() + self.endpoint.ignored());
+        figures
+            .limits
+            .count_many(limit::HALF_OPEN, self.endpoint.retries() + self.endpoint.ignored());
         let attached = self.peers.values().filter_map(|peer| Some((peer, peer.session.as_ref()?)));
         figures.rtts = attached.map(|(peer, session)| (session.name.clone(), peer.rtt())).collect();
         figures

@@ -1,11 +1,24 @@
+use whimbrel_common::config::GatewayConfig;
+use whimbrel_gateway_core::limits::Usage;
+
 use super::*;
+use crate::talk::SharedUsage;
 
 fn key(byte: u8) -> PublicKey {
     PublicKey::from_bytes([byte; 32])
 }
 
 fn session(id: u8, owner: u8, epoch: u64) -> Session {
-    Session::new(SessionId([id; 16]), key(owner), "laptop".parse().unwrap(), epoch)
+    with(usage().bandwidth(key(owner), start()), id, owner, epoch)
+}
+
+fn with(bandwidth: SharedBandwidth, id: u8, owner: u8, epoch: u64) -> Session {
+    Session::new(SessionId([id; 16]), key(owner), "laptop".parse().unwrap(), epoch, bandwidth)
+}
+
+fn usage() -> SharedUsage {
+    let public = "gw.example.org:443".parse().unwrap();
+    SharedUsage::new(Usage::new(&GatewayConfig::new(&public).limits))
 }
 
 fn start() -> Instant {
@@ -60,4 +73,18 @@ fn the_longest_parked_of_those_that_keep_something_goes_first() {
     assert_eq!(evicted(), Some(SessionId([2; 16])));
     assert_eq!(evicted(), Some(SessionId([3; 16])));
     assert_eq!(evicted(), None, "one that keeps nothing frees nothing");
+}
+
+#[test]
+fn sessions_of_a_client_share_its_bandwidth_and_no_others_do() {
+    const RATE: u64 = 1_000_000;
+    let (usage, now) = (usage(), start());
+    let open = |id, owner| with(usage.bandwidth(key(owner), now), id, owner, 1);
+    let (mut one, mut other, mut stranger) = (open(1, 1), open(2, 1), open(3, 2));
+    let (up, down) = one.room(RATE, now);
+    one.count(up.unwrap(), down.unwrap());
+    assert!(matches!(other.room(RATE, now), (Err(_), Err(_))));
+    assert!(matches!(stranger.room(RATE, now), (Ok(_), Ok(_))));
+    drop((one, other));
+    assert!(open(4, 1).room(RATE, now).0.is_ok(), "nothing is left of a client that is gone");
 }

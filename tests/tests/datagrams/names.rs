@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use std::ffi::CString;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -40,8 +40,12 @@ struct Resolver {
 
 impl Resolver {
     fn start(world: &World) -> Result<()> {
-        let place = (Ipv4Addr::new(127, 0, 0, 9), 53);
-        let udp = bound(world, "gateway", place.into())?;
+        Self::start_at(world, Ipv4Addr::new(127, 0, 0, 9).into())
+    }
+
+    fn start_at(world: &World, address: IpAddr) -> Result<()> {
+        let place = SocketAddr::new(address, 53);
+        let udp = bound(world, "gateway", place)?;
         let tcp = world.host("gateway").run(move |_| TcpListener::bind(place))?;
         udp.set_read_timeout(None)?;
         let resolver = Self { udp, tcp };
@@ -139,6 +143,28 @@ pub(crate) fn the_gateways_resolver_answers_inside_the_tun() -> Result<()> {
         let status = stage.client.status(&stage.world)?;
         ensure!(status["names"]["state"] == "direct", "{status}");
         no_panics(&stage.world)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn the_next_name_server_is_asked_if_the_first_is_gone() -> Result<()> {
+    for by_tcp in [false, true] {
+        let gone_and_other_family = "nameserver 127.0.0.8\nnameserver ::1\n";
+        let (stage, _file) = raise(BEFORE, gone_and_other_family, |table| {
+            put(table, "capture", "mode", "all");
+            put(table, "capture", "dns", "direct");
+        })?;
+        Resolver::start_at(&stage.world, Ipv6Addr::LOCALHOST.into())?;
+        if by_tcp {
+            until("a query by TCP is answered", || Ok(ask_by_tcp(&stage.world, 1).is_ok()))?;
+            continue;
+        }
+        // Resolvers ask again through the socket they have.
+        let socket = anywhere(&stage.world, "laptop", SERVER.ip())?;
+        until("a query by UDP is answered", || {
+            socket.send_to(&query(1), SERVER)?;
+            Ok(expect(&socket, &answer(&query(1)))? == Some(SERVER))
+        })?;
     }
     Ok(())
 }

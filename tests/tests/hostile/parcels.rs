@@ -2,7 +2,7 @@
 
 use crate::frames::{Honest, noise};
 use crate::rogue::{Rogue, key};
-use crate::stage::{Stage, no_panics, tell};
+use crate::stage::{PATIENCE, Stage, no_panics, tell};
 use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use whimbrel_common::wire::{
     self, Association, Denial, FlowHeader, Parcel, encode_parcel, put_parcel,
 };
+use whimbrel_gateway_core::limits::MOST_PORTS;
 use whimbrel_tests::lab::ORIGIN_V4;
 
 /// Ports a session may have, as the gateway's core says.
@@ -98,6 +99,35 @@ pub(crate) fn ports_of_one_client_are_bounded() -> Result<()> {
     drop(rogue);
     honest.prove(&mut stage)?;
     no_panics(&stage.world)
+}
+
+pub(crate) fn ports_of_one_client_are_bounded_over_its_sessions() -> Result<()> {
+    let mut stage = Stage::raise()?;
+    let honest = Honest::begin(&stage)?;
+    let (_origin, at) = listen(&stage)?;
+    let mut rogues = vec![Rogue::admitted(&stage.world, "rogue", 7)?];
+    rogues.push(Rogue::again(&stage.world, 7)?);
+    rogues.push(Rogue::again(&stage.world, 7)?);
+    let most = u64::from(MOST_PORTS);
+    let began = Instant::now();
+    let mut rounds_beyond = 0;
+    while rounds_beyond < 2 {
+        ensure!(began.elapsed() < PATIENCE, "it never has as many as it may");
+        for rogue in &mut rogues {
+            for association in 0..MOST {
+                rogue.throw(datagram(association, at));
+                if association % 64 == 0 {
+                    rogue.linger(Duration::from_millis(5))?;
+                }
+            }
+        }
+        let status = stage.gateway.status(&stage.world)?;
+        let ports = status["datagrams"]["ports"].as_u64().context("how many ports")?;
+        ensure!(ports <= most, "{ports} ports");
+        rounds_beyond += u64::from(ports == most);
+    }
+    drop(rogues);
+    honest.prove(&mut stage)
 }
 
 pub(crate) fn a_strangers_datagrams_go_nowhere() -> Result<()> {

@@ -5,6 +5,7 @@ use crate::stage::{PATIENCE, Stage};
 use anyhow::{Result, ensure};
 use std::time::Instant;
 use whimbrel_common::wire::{DETACH, Denial, FlowAnswer, FlowHeader, WireFlow};
+use whimbrel_gateway_core::limits::MOST_SESSIONS;
 use whimbrel_tests::lab::ORIGIN_V4;
 use whimbrel_tests::traffic::{port, service};
 
@@ -32,6 +33,20 @@ fn resume(epoch: u64) -> FlowHeader {
         offset: said,
         limit: PLENTY,
     }
+}
+
+pub(crate) fn sessions_of_one_client_are_bounded() -> Result<()> {
+    let stage = Stage::raise()?;
+    let mut rogues = vec![Rogue::admitted(&stage.world, "greedy", 7)?];
+    for _ in 1..MOST_SESSIONS {
+        rogues.push(Rogue::again(&stage.world, 7)?);
+    }
+    let mut beyond = Rogue::asking(&stage.world, 7, None, 1)?;
+    ensure!(beyond.code_of_the_end()? == Denial::Busy.code());
+    // Others are none the worse for it, nor are those that there are.
+    drop(Rogue::admitted(&stage.world, "modest", 8)?);
+    ensure!(rogues.iter().all(|rogue| rogue.lost.is_none()));
+    Ok(())
 }
 
 /// Goes on with the flow where the first connection left it.

@@ -44,6 +44,15 @@ fn only_whom_it_has_sent_to_may_answer_from_any_port() {
 }
 
 #[test]
+fn who_is_denied_now_may_not_answer_any_more() {
+    let (mut table, now) = opened("192.0.2.1:443");
+    table.send(ONE, address("198.51.100.9:1"), now);
+    table.retain_remotes(|remote| remote != address("192.0.2.1:0").ip());
+    assert!(!table.admits(ONE, address("192.0.2.1:443").ip()));
+    assert!(table.admits(ONE, address("198.51.100.9:1").ip()));
+}
+
+#[test]
 fn what_the_client_sends_keeps_a_port_for_five_minutes() {
     let (mut table, now) = opened("192.0.2.1:443");
     assert_eq!(table.expire(after(now, 299)), []);
@@ -65,6 +74,18 @@ fn an_echo_keeps_its_identifier_for_a_minute_and_is_no_datagram() {
     assert_eq!(table.expire(after(now, 60)), [OutletNumber(7)]);
     let (mut table, now) = opened("192.0.2.1:443");
     assert_eq!(table.send(ONE, address("192.0.2.1:0"), now), Way::Impossible);
+}
+
+#[test]
+fn a_question_to_a_server_of_the_other_family_gets_another_port() {
+    let (mut table, now) = opened("192.0.2.1:53");
+    let (near, other) = (address("198.51.100.9:53"), address("[2001:db8::1]:53"));
+    assert_eq!(table.change_family(ONE, near), None, "this port does");
+    assert_eq!(table.send(ONE, other, now), Way::Impossible);
+    assert_eq!(table.change_family(ONE, other), Some(OutletNumber(7)));
+    assert_eq!(table.send(ONE, other, now), Way::New);
+    let (mut table, _) = opened("192.0.2.1:443");
+    assert_eq!(table.change_family(ONE, other), None, "it has more to lose than a question");
 }
 
 #[test]
