@@ -33,7 +33,8 @@ use crate::passed::Passed;
 use crate::ports::Listening;
 use crate::slot::{self, Inheritance, STRAYS, Start};
 use crate::state::{EnrolError, State};
-use crate::talk::{Attach, Moved, News, SharedUsage, ToHead, ToSlot};
+use crate::talk::{Attach, Moved, News, ToHead, ToSlot};
+use crate::usage::SharedUsage;
 use crate::watch::Watch;
 
 /// What the daemon starts with.

@@ -39,7 +39,8 @@ use crate::outlet::{Outlet, PortChoice, echo};
 use crate::peer::{ADMISSION_BYTES, Peer, Use};
 use crate::sessions::Parked;
 use crate::status::Datagrams;
-use crate::talk::{Attach, Caller, News, SharedUsage};
+use crate::talk::{Attach, Caller, News};
+use crate::usage::SharedUsage;
 
 mod attach;
 mod cooling;

@@ -23,4 +23,5 @@ mod slot;
 pub mod state;
 pub mod status;
 pub mod talk;
+pub mod usage;
 mod watch;

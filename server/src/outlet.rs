@@ -14,7 +14,7 @@ use whimbrel_carrier::Connection;
 use whimbrel_common::identity::{PublicKey, SecretKey};
 use whimbrel_common::wire::{Association, Undelivered};
 
-use crate::talk::PortLease;
+use crate::usage::PortLease;
 
 mod bounce;
 pub(crate) mod echo;
@@ -253,7 +253,7 @@ mod tests {
     use whimbrel_gateway_core::limits::Usage;
 
     use super::*;
-    use crate::talk::SharedUsage;
+    use crate::usage::SharedUsage;
 
     #[test]
     fn a_machine_without_a_family_of_addresses_says_so_to_the_client() {

@@ -10,7 +10,7 @@ use whimbrel_gateway_core::associations::Associations;
 use whimbrel_gateway_core::seen::Seen;
 
 use crate::keep::Place;
-use crate::talk::SharedBandwidth;
+use crate::usage::SharedBandwidth;
 
 /// Sessions of one client that may wait for it: a daemon and a few wrapped commands. A client that
 /// was killed never comes back for its own.

@@ -26,7 +26,8 @@ use whimbrel_host::Alarm;
 use crate::gateway::Gateway;
 use crate::keep::{Keep, KeptSession};
 use crate::ports::{Numbered, Place, Ports};
-use crate::talk::{Client, SharedUsage, ToHead, ToSlot};
+use crate::talk::{Client, ToHead, ToSlot};
+use crate::usage::SharedUsage;
 
 /// Batches taken from one socket before everything else gets its turn: 16 × 64 KiB.
 const RECEIVE_BATCHES: usize = 16;

@@ -13,7 +13,7 @@ use whimbrel_gateway_core::limits::Exceeded;
 
 use crate::metrics::limit;
 use crate::outlet::{self, Outlet};
-use crate::talk::PortLease;
+use crate::usage::PortLease;
 
 use super::Gateway;
 use super::parcels::OUTLETS;

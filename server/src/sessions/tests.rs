@@ -2,7 +2,7 @@ use whimbrel_common::config::GatewayConfig;
 use whimbrel_gateway_core::limits::Usage;
 
 use super::*;
-use crate::talk::SharedUsage;
+use crate::usage::SharedUsage;
 
 fn key(byte: u8) -> PublicKey {
     PublicKey::from_bytes([byte; 32])

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::table::Table;
+use super::table::{Table, Used};
 use super::{DeviceId, EngineConfig};
 
 /// The user whose a device is.
@@ -14,20 +14,6 @@ pub struct Tenant(pub u32);
 /// devices without a tenant, which is the host's own.
 const ONE: usize = 1;
 const ALL: usize = 3;
-
-/// Flows, and those among them whose SYN is held.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Used {
-    pub(super) flows: usize,
-    pub(super) held: usize,
-}
-
-impl Used {
-    fn add(&mut self, other: Self) {
-        self.flows += other.flows;
-        self.held += other.held;
-    }
-}
 
 /// Which limit a new flow would pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::connection::{self, Connection};
 use super::inner::Inner;
-use super::shares::Used;
 use super::timers::Deadline;
 use super::{DeviceId, FlowId, FlowView};
 use crate::packet::Segment;
@@ -128,6 +127,20 @@ impl Entry {
             receive_queue,
             send_queue,
         }
+    }
+}
+
+/// Flows, and those among them whose SYN is held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Used {
+    pub(super) flows: usize,
+    pub(super) held: usize,
+}
+
+impl Used {
+    pub(super) fn add(&mut self, other: Self) {
+        self.flows += other.flows;
+        self.held += other.held;
     }
 }
 
