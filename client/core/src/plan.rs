@@ -18,16 +18,17 @@
 //! | 5400 | our mark | main table: carrier packets never enter the TUN |
 //! | 5401 | the mark of commands that go [direct](Way::Direct) | on to 5420 |
 //! | 5402 | from the TUN's address | our table: flows captured earlier |
-//! | 5403 | from the TUN's address | unreachable: never leaks when the TUN is gone |
+//! | 5403 | from the TUN's address | the table of commands: theirs that ours leaves alone |
+//! | 5404 | from the TUN's address | unreachable: never leaks when the TUN is gone |
 //! | 5410 | IPv6 from an address of the host | on to 5420: a socket that is already bound |
 //! | 5411 | what is new, with the mark of commands that are [carried](Way::Carried) | as 5412 |
 //! | 5412 | what is new | main table, without its default routes: the local network |
-//! | 5413 | what is new, with that mark | the table of commands: captured, whatever is included |
 //! | 5414 | what is new | our table: captured, unless a `throw` route says otherwise |
+//! | 5415 | what is new, with that mark | the table of commands: captured, whatever is included |
 //! | 5420 | | nothing: where 5401 and 5410 land, so rules of others still apply |
 //!
 //! Those from 5410 to 5414 are there for TCP, and for UDP and ICMP echo where those are captured too;
-//! 5401, 5411 and 5413 where sockets can be marked at all. A pause takes 5412 and 5414 away.
+//! 5401, 5403, 5411 and 5415 where sockets can be marked at all. A pause takes 5412 and 5414 away.
 //! In IPv4 "new" is `from 0.0.0.0/32`. IPv6 rules cannot match the unspecified source, which is
 //! why bound sockets are let go by name in 5410.
 
@@ -59,13 +60,14 @@ pub const PRIORITIES: RangeInclusive<u32> = 5400..=5420;
 const CARRIER: u32 = 5400;
 const DIRECT_COMMANDS: u32 = 5401;
 const CAPTURED: u32 = 5402;
-const CAPTURED_STOP: u32 = 5403;
+const CAPTURED_BY_COMMANDS: u32 = 5403;
+const CAPTURED_STOP: u32 = 5404;
 const BOUND: u32 = 5410;
 const LOCAL_TO_COMMANDS: u32 = 5411;
 const LOCAL_NETWORK: u32 = 5412;
-const CAPTURE_COMMANDS: u32 = 5413;
 /// The priority of the rules that capture new connections.
 pub const CAPTURE: u32 = 5414;
+const CAPTURE_COMMANDS: u32 = 5415;
 const PAST_CAPTURE: u32 = 5420;
 
 /// Where the new connections of a command lead that keeps the host's network, whatever those of the
@@ -382,10 +384,14 @@ fn family_rules(inputs: &CaptureInputs<'_>, tun: IpAddr, of_host: bool, rules: &
     let rule =
         |priority, action| Rule { family, priority, mark: None, from: None, of: None, action };
     let captured = Some(Cidr::host(tun));
-    // All that is captured is also in the table of commands.
-    let earlier = if inputs.commands { COMMANDS_TABLE } else { table };
     rules.push(Rule { mark: Some(inputs.mark), ..rule(CARRIER, Action::Lookup(MAIN_TABLE)) });
-    rules.push(Rule { from: captured, ..rule(CAPTURED, Action::Lookup(earlier)) });
+    rules.push(Rule { from: captured, ..rule(CAPTURED, Action::Lookup(table)) });
+    if inputs.commands {
+        // After ours, as for what is new: the kernel keeps with a route what it learnt of a path's
+        // largest packets, and must find it again.
+        let of_commands = rule(CAPTURED_BY_COMMANDS, Action::Lookup(COMMANDS_TABLE));
+        rules.push(Rule { from: captured, ..of_commands });
+    }
     rules.push(Rule { from: captured, ..rule(CAPTURED_STOP, Action::Unreachable) });
     let of_host = of_host && !inputs.paused;
     if inputs.commands {
