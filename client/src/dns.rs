@@ -201,7 +201,12 @@ impl Settings {
 
     async fn begin(&mut self) -> Result<(Ours, String), String> {
         if let Some(resolved) = Resolved::find(self.scribe.file()).await? {
-            resolved.set(self.place.index, NAMESERVER).await.map_err(resolved::explain)?;
+            let index = self.place.index;
+            if let Err(error) = resolved.set(index, NAMESERVER).await {
+                // Of several calls the first may have been allowed. What fails here has set nothing.
+                let _nothing = resolved.revert(index).await;
+                return Err(resolved::explain(error));
+            }
             return Ok((Ours::Resolved(resolved), RESOLVED.to_owned()));
         }
         if let Some(mut lease) = lease().await? {
