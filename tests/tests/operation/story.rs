@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 use whimbrel_tests::daemon::{Daemon, edit};
 use whimbrel_tests::internet::{Direction, Shape};
@@ -13,7 +13,9 @@ use crate::PATIENCE;
 use crate::prometheus::{check, lint};
 
 /// Families that this story does not bring about, and where they are seen to count.
-const ELSEWHERE: [(&str, &str); 5] = [
+const ELSEWHERE: [(&str, &str); 7] = [
+    ("whimbrel_echoes_total", "datagrams: a_ping_is_answered_by_its_destination"),
+    ("whimbrel_gateway_echoes_total", "the same"),
     ("whimbrel_packets_dropped_total", "engine::tests::garbage: every reason"),
     ("whimbrel_gateway_sessions_given_up_total", "hostile: what_all_clients_keep_has_a_limit"),
     ("whimbrel_gateway_flows_unkept_total", "server/src/keep: where the journal has no room"),
@@ -47,6 +49,13 @@ impl Story {
         })?;
         let gateway = world.start_kept_gateway()?;
         world.join_client("laptop")?;
+        edit(&world.client_config("laptop"), |table| {
+            let capture = table.entry("capture").or_insert_with(|| toml::Table::new().into());
+            if let Some(capture) = capture.as_table_mut() {
+                capture.insert("mode".into(), "all".into());
+                capture.insert("dns".into(), "direct".into());
+            }
+        })?;
         let mut client = world.start_client("laptop")?;
         client.wait_until(&world, "has a spare", |status| {
             let paths = status["paths"].as_array();
@@ -87,6 +96,30 @@ impl Story {
     }
 }
 
+/// A question and its answer, a datagram that fits no packet whole, and one to where nobody may send.
+fn send_datagrams(story: &Story) -> Result<()> {
+    let bind = |host, address| story.world.host(host).run(move |_| UdpSocket::bind(address));
+    let program = bind("laptop", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
+    let server = bind("origin", SocketAddr::from((ORIGIN_V4, 0)))?;
+    server.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let to = server.local_addr()?;
+    let began = Instant::now();
+    loop {
+        ensure!(began.elapsed() < PATIENCE, "no answer");
+        program.send_to(b"question", to)?;
+        let Ok((_, from)) = server.recv_from(&mut [0; 100]) else { continue };
+        server.send_to(b"answer", from)?;
+        program.set_read_timeout(Some(Duration::from_millis(50)))?;
+        if program.recv_from(&mut [0; 100]).is_ok() {
+            break;
+        }
+    }
+    program.send_to(&[7; 1440], to)?;
+    program.send_to(b"forbidden", FORBIDDEN)?;
+    story.until("whimbrel_udp_datagrams_dropped_total")?;
+    story.until("whimbrel_gateway_udp_datagrams_dropped_total{reason=\"denied\"}")
+}
+
 /// Families that have a sample which is not zero.
 fn counting(text: &str, seen: &mut BTreeMap<String, bool>) {
     let mut family = String::new();
@@ -110,6 +143,9 @@ pub(crate) fn every_figure_counts_something() -> Result<()> {
     let mut upload =
         story.world.start_program("laptop", "upload", service(ORIGIN_V4, port::SINK), &[])?;
     story.until("whimbrel_held_bytes")?;
+    story.figures()?.iter().for_each(|text| counting(text, &mut seen));
+
+    send_datagrams(&story)?;
     story.figures()?.iter().for_each(|text| counting(text, &mut seen));
 
     // Wi-Fi swallows everything.
