@@ -1,6 +1,6 @@
 //! The client process: one thread that moves packets, datagrams and requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -36,7 +36,7 @@ use crate::manager;
 use crate::report::{
     CaptureState, EventKind, FlowReport, NamesReport, PathReport, SessionState, Status,
 };
-use crate::resolver::{self, Circumstances};
+use crate::resolver;
 use crate::run::NAMESERVER;
 use crate::tun::Tun;
 use crate::tunnel::{Failure, Standing, Tunnel};
@@ -125,9 +125,8 @@ async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
     monitor.accompany(manager::follow(networks));
     let (portals, portal_news) = unbounded_channel();
     let (resolved, resolutions) = unbounded_channel();
-    let (circumstances, followed) = watch::channel(Circumstances::default());
-    let gateway = config.gateway.clone();
-    let resolver = tokio::spawn(resolver::follow(gateway, config.paths.mark, followed, resolved));
+    let (lonely, followed) = watch::channel(BTreeSet::new());
+    let resolver = tokio::spawn(resolver::follow(config.gateway.clone(), followed, resolved));
     let tunnel = Tunnel::new(key, config.gateway_key, mark, &Tuning::default())?;
     let now = Instant::now();
     let seed = u64::from_ne_bytes(whimbrel_host::random::bytes()?);
@@ -148,7 +147,7 @@ async fn serve(launch: Launch, groups: Groups) -> anyhow::Result<()> {
         own_v6: None,
         ephemeral: host::ephemeral_ports(),
         uplinks: BTreeMap::new(),
-        circumstances,
+        lonely,
         networks: manager::News::new(),
         portals,
         restored: 0,
@@ -236,7 +235,7 @@ struct Daemon {
     /// The links as they were told last.
     uplinks: BTreeMap<u32, Uplink>,
     /// Those of them that know IPv6 alone.
-    circumstances: watch::Sender<Circumstances>,
+    lonely: watch::Sender<BTreeSet<String>>,
     /// What the network manager knows of them.
     networks: manager::News,
     /// Where it is told whether a network wants a sign-in.
@@ -308,9 +307,6 @@ impl Daemon {
         self.ask_networks();
         self.follow_plan();
         self.wish_names();
-        if self.circumstances.borrow().missed != self.client.has_given_up() {
-            self.note_circumstances();
-        }
         self.announce();
         self.watchdog.feed(now);
         busy

@@ -22,7 +22,6 @@ pub mod host;
 mod journal;
 pub mod link;
 mod login;
-mod lookup;
 mod manager;
 mod portal;
 pub mod report;

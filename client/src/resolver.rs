@@ -7,21 +7,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
-use tracing::debug;
 use whimbrel_client_core::dns::is_public;
 use whimbrel_client_core::nat64::{self, Prefix};
 use whimbrel_common::config::HostPort;
 use whimbrel_common::wire::RESOLVER;
 use whimbrel_host::nameservers;
 
-use crate::lookup::lookup;
-use crate::run::NAMESERVER;
-
 /// A gateway's name is looked up this often, and this long after a failure.
 const RESOLVE: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(2));
-
-/// The same while the gateway does not answer: its address may have changed.
-const MISSED: Duration = Duration::from_secs(10);
 
 /// Where nobody translates, it is asked again this often: the network's own name server may have been
 /// unknown yet.
@@ -46,34 +39,20 @@ pub(crate) fn choose(configured: &[IpAddr]) -> Vec<IpAddr> {
     if own.is_empty() { vec![FALLBACK] } else { own }
 }
 
-/// What the looking up depends on.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Circumstances {
-    /// The links that know IPv6 alone: for them a gateway of IPv4 alone is looked for behind the
-    /// network's translator.
-    pub(crate) lonely: BTreeSet<String>,
-    /// The gateway does not answer.
-    pub(crate) missed: bool,
-}
-
-/// Looks the gateway's name up for as long as anybody listens; where the host's own way fails, past
-/// the capture, with questions that carry `mark`.
+/// Looks the gateway's name up for as long as anybody listens. `lonely` has the links that know IPv6
+/// alone; for them a gateway of IPv4 alone is looked for behind the network's translator.
 pub(crate) async fn follow(
     gateway: HostPort,
-    mark: u32,
-    mut circumstances: watch::Receiver<Circumstances>,
+    mut lonely: watch::Receiver<BTreeSet<String>>,
     resolved: UnboundedSender<Result<Vec<SocketAddr>, String>>,
 ) {
-    let mut servers = Vec::new();
     loop {
-        let Circumstances { lonely, missed } = circumstances.borrow_and_update().clone();
-        let alone = !lonely.is_empty();
-        remember(&mut servers);
-        let lookup = find(&gateway, &servers, mark).await;
-        let often = if missed { MISSED } else { RESOLVE.0 };
-        let mut pause = Some(often).filter(|_| gateway.literal().is_none());
+        let alone = !lonely.borrow_and_update().is_empty();
+        let lookup = tokio::net::lookup_host((gateway.host.as_str(), gateway.port)).await;
+        let mut pause = Some(RESOLVE.0).filter(|_| gateway.literal().is_none());
         let outcome = match lookup {
-            Ok(mut addresses) => {
+            Ok(addresses) => {
+                let mut addresses: Vec<SocketAddr> = addresses.collect();
                 let translated = if alone { translated(&addresses).await } else { Vec::new() };
                 if alone && translated.is_empty() && addresses.iter().all(SocketAddr::is_ipv4) {
                     pause = Some(TRANSLATOR);
@@ -97,41 +76,9 @@ pub(crate) async fn follow(
         };
         tokio::select! {
             () = over => {}
-            changed = circumstances.changed() => if changed.is_err() { return },
+            changed = lonely.changed() => if changed.is_err() { return },
         }
     }
-}
-
-async fn find(
-    gateway: &HostPort,
-    servers: &[IpAddr],
-    mark: u32,
-) -> std::io::Result<Vec<SocketAddr>> {
-    let failed = match tokio::net::lookup_host((gateway.host.as_str(), gateway.port)).await {
-        Ok(found) => return Ok(found.collect()),
-        Err(failed) => failed,
-    };
-    let found = lookup(&gateway.host, servers, mark).await;
-    if found.is_empty() {
-        return Err(failed);
-    }
-    debug!(%failed, "The gateway was found past the capture");
-    Ok(found.into_iter().map(|address| SocketAddr::new(address, gateway.port)).collect())
-}
-
-/// Keeps in mind whom the host asks when it is not led to the gateway.
-fn remember(servers: &mut Vec<IpAddr>) {
-    let texts = SETTINGS.iter().filter_map(|path| std::fs::read_to_string(path).ok());
-    let seen: Vec<IpAddr> = texts.flat_map(|text| foreign(&text)).collect();
-    if !seen.is_empty() {
-        *servers = seen;
-    }
-}
-
-/// The servers of a `resolv.conf` that are elsewhere: neither here nor at the gateway.
-fn foreign(text: &str) -> Vec<IpAddr> {
-    let servers = nameservers::parse(text).into_iter();
-    servers.filter(|server| *server != NAMESERVER && !server.is_loopback()).collect()
 }
 
 /// How a network of IPv6 alone reaches addresses that are all of IPv4; nothing for others, and where
@@ -162,12 +109,6 @@ fn of_v4(address: &SocketAddr) -> Option<SocketAddrV4> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_name_server_inside_and_a_stub_lead_nowhere_without_the_gateway() {
-        let text = "nameserver 10.213.52.53\nnameserver 127.0.0.53\nnameserver 192.168.1.1\n";
-        assert_eq!(foreign(text), [IpAddr::from([192, 168, 1, 1])]);
-    }
 
     #[test]
     fn what_is_configured_is_asked() {

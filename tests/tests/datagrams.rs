@@ -46,7 +46,6 @@ suite! {
     datagrams_go_on_across_a_move,
     datagrams_go_on_across_a_restart_from_the_same_port,
     the_gateways_resolver_answers_inside_the_tun,
-    a_gateway_is_found_by_its_name_although_nothing_may_go_around_it,
     the_next_name_server_is_asked_if_the_first_is_gone,
     names_lead_to_the_gateway_and_are_given_back,
     names_stay_where_they_are_if_the_gateway_has_no_resolver,

@@ -4,11 +4,7 @@
 //! Messages are passed on as they are. Only their length is of interest here, and where the
 //! question ends, for an answer that is too large for a datagram.
 
-mod question;
-
 use std::net::{IpAddr, SocketAddr};
-
-pub use question::{Kind, addresses, question};
 
 use crate::packet::{Datagram, be16, compose_datagram};
 

@@ -50,11 +50,6 @@ impl Client {
         self.paused?.until.map(|until| until.saturating_duration_since(now))
     }
 
-    /// Whether the gateway has been out of reach for so long that nothing waits for it any more.
-    pub(crate) fn has_given_up(&self) -> bool {
-        self.given_up
-    }
-
     /// What new connections get.
     #[must_use]
     pub fn capture_state(&self) -> CaptureState {

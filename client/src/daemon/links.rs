@@ -1,5 +1,6 @@
 //! The links as they come, go and are told of, and what is made of that.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use tracing::{debug, info, warn};
@@ -12,7 +13,6 @@ use crate::link::{self, LinkEvent, Uplink};
 use crate::manager::News;
 use crate::portal;
 use crate::report::EventKind;
-use crate::resolver::Circumstances;
 use crate::uplinks::Families;
 
 /// The interfaces a person wants to be used.
@@ -59,17 +59,11 @@ impl Daemon {
                 self.client.slept(asleep, now);
             }
         }
-        self.note_circumstances();
-    }
-
-    /// Tells who looks the gateway's name up what has changed.
-    pub(super) fn note_circumstances(&self) {
         let lonely = self.uplinks.values().filter(|link| link.v4.is_empty() && !link.v6.is_empty());
-        let lonely = lonely.map(|link| link.name.clone()).collect();
-        let now = Circumstances { lonely, missed: self.client.has_given_up() };
-        self.circumstances.send_if_modified(|before| {
-            *before != now && {
-                *before = now;
+        let lonely: BTreeSet<String> = lonely.map(|link| link.name.clone()).collect();
+        self.lonely.send_if_modified(|before| {
+            *before != lonely && {
+                *before = lonely;
                 true
             }
         });

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use whimbrel_tests::daemon::edit;
-use whimbrel_tests::lab::{BOTH, GATEWAY_V4, Layout, ORIGIN_V4, World};
+use whimbrel_tests::lab::{BOTH, Layout, World};
 
 /// The name server inside the TUN.
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 213, 52, 53)), 53);
@@ -145,45 +145,6 @@ pub(crate) fn the_gateways_resolver_answers_inside_the_tun() -> Result<()> {
         no_panics(&stage.world)?;
     }
     Ok(())
-}
-
-pub(crate) fn a_gateway_is_found_by_its_name_although_nothing_may_go_around_it() -> Result<()> {
-    let (world, origin) = prepare(Layout::standard(), |_| {})?;
-    let impatient = format!("nameserver {ORIGIN_V4}\noptions timeout:1 attempts:1\n");
-    settings(&world, "laptop", &impatient)?;
-    let gateway = world.start_gateway()?;
-    world.join_client("laptop")?;
-    edit(&world.client_config("laptop"), |table| {
-        table.insert("gateway".to_owned(), "gw.test:443".into());
-        all(table);
-        put(table, "capture", "offline", "block");
-    })?;
-    let client = world.launch_client("laptop")?;
-    let mut stage = Stage { client, gateway, origin, world };
-    stage.await_capture()?;
-    // A name server of the Internet: questions to it are captured.
-    let server = bound(&stage.world, "origin", SocketAddr::new(ORIGIN_V4.into(), 53))?;
-    server.set_read_timeout(None)?;
-    std::thread::spawn(move || {
-        let mut buffer = [0; 1500];
-        while let Ok((length, from)) = server.recv_from(&mut buffer) {
-            let _lost = server.send_to(&gateways_address(&buffer[..length]), from);
-        }
-    });
-    stage.client.wait_until(&stage.world, "is attached", |it| it["state"] == "attached")?;
-    no_panics(&stage.world)
-}
-
-/// The answer to a question for the gateway: it has an address of IPv4.
-fn gateways_address(question: &[u8]) -> Vec<u8> {
-    let is_v4 = question[question.len() - 4..] == [0, 1, 0, 1];
-    let mut answer = question.to_vec();
-    answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_v4), 0, 0, 0, 0]);
-    if is_v4 {
-        answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-        answer.extend_from_slice(&GATEWAY_V4.octets());
-    }
-    answer
 }
 
 pub(crate) fn the_next_name_server_is_asked_if_the_first_is_gone() -> Result<()> {
